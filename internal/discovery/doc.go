@@ -1,0 +1,2 @@
+// Package discovery keeps what Marathon says is running.
+package discovery

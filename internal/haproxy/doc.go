@@ -1,0 +1,2 @@
+// Package haproxy makes one HAProxy match a Config.
+package haproxy
