@@ -7,8 +7,9 @@ import (
 
 // Key names a service: one service port of one app of one Marathon.
 type Key struct {
-	App   string // absolute path, as in "/shop/cart"
-	Index int    // position of the port in the app's list of ports, from 0
+	App    string // absolute path, as in "/shop/cart"
+	Index  int    // position of the port in the app's list of ports, from 0
+	Source string // App.Source: "" for the only Marathon
 }
 
 // Service is one service port of one app, with the tasks that may serve it.
@@ -18,7 +19,7 @@ type Service struct {
 	App  *App // shared by the services of one app at one moment
 	Port Port
 
-	// Tasks are those in state Running, Killing, Unreachable or Lost whose
+	// Tasks are those in state Running, Killing or Unreachable whose
 	// address for this port is known, sorted by Task.ID. Whether a task gets
 	// traffic is decided by who translates (its health mode), not here.
 	Tasks []Task
