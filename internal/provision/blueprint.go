@@ -61,12 +61,12 @@ type VSphere struct {
 	Datacenter    string   `yaml:"datacenter"`    // "": the only one
 	Cluster       string   `yaml:"cluster"`       // compute cluster; "" with Hosts
 	Hosts         []string `yaml:"hosts"`         // stand-alone hosts, or the only hosts of Cluster that may be used
-	ResourcePool  string   `yaml:"resourcePool"`  // parent pool; "": the cluster's root. With PoolPerCluster a child pool is made
-	Pool          bool     `yaml:"pool"`          // true: a resource pool of the cluster's name is made below ResourcePool
+	ResourcePool  string   `yaml:"resourcePool"`  // "": the cluster's root pool
+	CreatePool    bool     `yaml:"createPool"`    // true: a pool of the cluster's name is made below ResourcePool, and removed with the cluster
 	Folder        string   `yaml:"folder"`        // parent VM folder; "": the datacenter's. <folder>/<cluster name> is ours
 	Network       string   `yaml:"network"`       // default port group
 	Datastores    []string `yaml:"datastores"`    // names or globs, the one with most free space is taken
-	DatastorePod  string   `yaml:"datastorePod"`  // datastore cluster, in place of Datastores
+	Pod           string   `yaml:"pod"`           // datastore cluster, in place of Datastores
 	StoragePolicy string   `yaml:"storagePolicy"` // name of a VM storage policy
 	Tags          bool     `yaml:"tags"`          // true: attach metadata.labels as tags (needs the tagging privilege)
 	Attributes    bool     `yaml:"attributes"`    // true: set custom attributes clusterctl.cluster and clusterctl.node
@@ -178,8 +178,8 @@ type ZooKeeper struct {
 	TickTime   int    `yaml:"tickTime"` // milliseconds
 	InitLimit  int    `yaml:"initLimit"`
 	SyncLimit  int    `yaml:"syncLimit"`
-	HeapMiB    int    `yaml:"heapMiB"` // 0: a quarter of the node's memory, at most 4 GiB
-	Chroot     string `yaml:"chroot"`  // Mesos' znode; default /mesos-<cluster name>
+	Heap       Heap   `yaml:"heap"`   // auto: a quarter of the node's memory, at most 4 GiB
+	Chroot     string `yaml:"chroot"` // Mesos' znode; default /mesos-<cluster name>
 	SnapRetain int    `yaml:"snapRetain"`
 	PurgeHours int    `yaml:"purgeHours"`
 	ClientPort int    `yaml:"clientPort"`
@@ -203,7 +203,8 @@ type MesosFlags struct {
 
 // Docker configures the engine on every node.
 type Docker struct {
-	Enabled            bool     `yaml:"enabled"`
+	Enabled            bool     `yaml:"enabled"` // default true
+	Version            string   `yaml:"version"` // distro, or an exact package version
 	StorageDriver      string   `yaml:"storageDriver"`
 	RegistryMirrors    []string `yaml:"registryMirrors"`
 	InsecureRegistries []string `yaml:"insecureRegistries"`
@@ -219,23 +220,26 @@ type Marathon struct {
 
 // Chronos configures the job scheduler.
 type Chronos struct {
-	Port   int               `yaml:"port"`
-	Chroot string            `yaml:"chroot"`
-	Args   map[string]string `yaml:"args"`
+	Enabled bool              `yaml:"enabled"` // false: the role chronos is ignored; default true
+	Port    int               `yaml:"port"`
+	Chroot  string            `yaml:"chroot"`
+	Args    map[string]string `yaml:"args"`
 }
 
 // HAProxy configures the proxy that stands on every node until bridged takes it over.
 type HAProxy struct {
-	StatsPort int `yaml:"statsPort"`
-	MaxConn   int `yaml:"maxconn"`
+	Version   string `yaml:"version"` // distro, or an exact package version
+	StatsPort int    `yaml:"statsPort"`
+	MaxConn   int    `yaml:"maxconn"`
 }
 
 // Bridged configures the bridge on every node.
 type Bridged struct {
-	Port   int            `yaml:"port"`   // of metrics_listen: /metrics, /healthz and /readyz on the node's address
-	URL    string         `yaml:"url"`    // where nodes get the program when no package has it; "": the distro's package
-	SHA256 string         `yaml:"sha256"` // of what URL gives
-	Config map[string]any `yaml:"config"` // merged into bridged.yaml; marathon.urls is filled in
+	Version string         `yaml:"version"` // distro, or an exact package version
+	Port    int            `yaml:"port"`    // of metrics_listen: /metrics, /healthz and /readyz on the node's address
+	URL     string         `yaml:"url"`     // where nodes get the program when no package has it; "": the distro's package
+	SHA256  string         `yaml:"sha256"`  // of what URL gives
+	Config  map[string]any `yaml:"config"`  // merged into bridged.yaml; marathon.urls is filled in
 }
 
 // Group is a number of equal nodes.
@@ -254,7 +258,7 @@ type Group struct {
 	Reservations Reservations      `yaml:"reservations"`
 	Strategy     Strategy          `yaml:"strategy"`
 	Attributes   map[string]string `yaml:"attributes"` // Mesos attributes; rack is added where topology has racks
-	Resources    string            `yaml:"resources"`  // mesos --resources; "": all but Reserve
+	Resources    map[string]string `yaml:"resources"`  // mesos --resources by name, as in ports: "[31000-32000]"; none: all but Reserve
 	Reserve      Reserve           `yaml:"reserve"`
 	HAProxy      bool              `yaml:"haproxy"` // HAProxy and bridged; default true
 }
@@ -305,7 +309,7 @@ type Placement struct {
 
 // Reservations of a VM.
 type Reservations struct {
-	CPUMHz int     `yaml:"cpuMHz"`
+	CPU    MHz     `yaml:"cpu"`
 	Memory Percent `yaml:"memory"` // of the VM's memory
 }
 
@@ -356,6 +360,7 @@ type Timeouts struct {
 	Bootstrap time.Duration `yaml:"bootstrap"` // from the first report to ready
 	Gate      time.Duration `yaml:"gate"`
 	Shutdown  time.Duration `yaml:"shutdown"` // polite power-off, then hard
+	Total     time.Duration `yaml:"total"`    // of a whole apply; 0: no limit
 }
 
 // Addon is something more on every node, or on those with a role.

@@ -130,6 +130,40 @@ type Addresses struct {
 	Ranges []Range
 }
 
+// Heap is the size of a Java heap; 0 is auto.
+type Heap Bytes
+
+func (h Heap) String() string {
+	if h == 0 {
+		return "auto"
+	}
+	return Bytes(h).String()
+}
+
+// MHz is written as 500MHz or 2GHz.
+type MHz int
+
+func (m MHz) String() string { return strconv.Itoa(int(m)) + "MHz" }
+
+// ParseMHz reads 500MHz or 2.5GHz.
+func ParseMHz(s string) (MHz, error) {
+	number, giga := strings.CutSuffix(s, "GHz")
+	if !giga {
+		var mega bool
+		if number, mega = strings.CutSuffix(s, "MHz"); !mega {
+			return 0, fmt.Errorf("want a frequency like 500MHz, have %q", s)
+		}
+	}
+	f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || !(f >= 0 && f <= 1e6) {
+		return 0, fmt.Errorf("want a frequency like 500MHz, have %q", s)
+	}
+	if giga {
+		f *= 1000
+	}
+	return MHz(f), nil
+}
+
 // Percent is written as 50%.
 type Percent int
 
