@@ -259,7 +259,8 @@ func (h *HAProxy) MasterCommand(t testing.TB, line string) string {
 }
 
 var (
-	masterLine = regexp.MustCompile(`(?m)^\d+\s+master\s+(\d+)`)
+	// 2.2 has a column "relative PID" before the reloads, newer ones the failed reloads behind them.
+	masterLine = regexp.MustCompile(`(?m)^\d+\s+master\s+(?:\d+\s+)?(\d+)\s+(?:\[failed: \d+\]\s+)?\d+d`)
 	workerLine = regexp.MustCompile(`(?m)^(\d+)\s+worker\s`)
 )
 

@@ -64,9 +64,8 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if _, err := io.WriteString(conn, "show info\n"); err != nil {
-			t.Fatal(err)
-		}
+		// A refused connection may be closed already.
+		_, _ = io.WriteString(conn, "show info\n")
 		return conn
 	}
 	full, err := io.ReadAll(dial())
