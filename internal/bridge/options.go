@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"bridged/internal/discovery"
 	"bridged/internal/haproxy"
 )
 
@@ -66,6 +65,11 @@ type TranslateOptions struct {
 	Bind          string        // address of service-port listeners; default "*"
 	CheckInterval time.Duration // of HAProxy's checks in dialect bridge; default 10s
 
+	// DropEmpty removes the sections of a service whose last task went, as marathon-lb
+	// does. By default they stay: the next task is then no reload, and clients get a
+	// refusal that says so.
+	DropEmpty bool
+
 	// DropUnreachable takes tasks out that Mesos cannot reach. By default they stay:
 	// a partition between agent and master is not one between clients and task.
 	DropUnreachable bool
@@ -86,9 +90,9 @@ type TranslateOptions struct {
 	// (such as BACKEND_HEAD); the operator's environment and template directory.
 	Templates map[string]string
 
-	// Incumbents says which service is known to run on a port (from the running HAProxy,
-	// else from the file on disk); it keeps the port.
-	Incumbents map[uint16]discovery.Key
+	// Incumbents names the proxy that is known to run on a port (in the running HAProxy,
+	// else in the file on disk); the service of that name keeps the port.
+	Incumbents map[uint16]string
 	// Reserved ports are never given to a service; the text says who holds them.
 	Reserved map[uint16]string
 	// LocalAddrs are the addresses of this node, to find tasks that need the very port
@@ -114,6 +118,9 @@ type MarathonLBOptions struct {
 	PlainHTTPSChecks bool
 	// AllAlive: every health result of a task must be alive; default any.
 	AllAlive bool
+	// LongestPathFirst breaks ties of BACKEND_WEIGHT by the length of the path; by
+	// default by app id and service port alone.
+	LongestPathFirst bool
 	// FrameworkName is the app, without its leading slash, that is skipped because it is
 	// the load balancer itself.
 	FrameworkName string

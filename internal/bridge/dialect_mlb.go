@@ -1,0 +1,5 @@
+package bridge
+
+func newMLBDialect(o *TranslateOptions) dialect {
+	return &bridgeDialect{opts: o, ts: builtinTemplates()}
+}

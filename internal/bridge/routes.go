@@ -1,0 +1,302 @@
+package bridge
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"bridged/internal/haproxy"
+)
+
+// Names of the maps that route HTTP. A vhost that comes or goes is one map command.
+const (
+	mapRoutes    = "routes"    // host/prefix → backend, longest prefix
+	mapRedirects = "redirects" // host/prefix → "1": to HTTPS
+	mapAppIDs    = "appids"    // app id in lower case → backend
+)
+
+// route sends requests for a host, below a path, to a service.
+type route struct {
+	host     string // "*.domain" and "*" have their own place in the look-up
+	prefix   string // starts with "/"
+	weight   int
+	redirect bool // plain HTTP is redirected to HTTPS
+}
+
+// routesOf lists the routes of a service's labels.
+func routesOf(s *settings) []route {
+	paths := s.paths
+	if len(paths) == 0 {
+		paths = []string{"/"}
+	}
+	routes := make([]route, 0, len(s.vhosts)*len(paths))
+	for _, host := range s.vhosts {
+		for _, p := range paths {
+			routes = append(routes, route{host, p, s.weight, s.redirect})
+		}
+	}
+	return routes
+}
+
+// chunk is routing that maps do not express, as lines of the shared frontends.
+type chunk struct {
+	weight             int
+	http, https, appID []string
+}
+
+func (c *chunk) equal(o *chunk) bool {
+	return c != nil && o != nil && c.weight == o.weight &&
+		slices.Equal(c.http, o.http) && slices.Equal(c.https, o.https) && slices.Equal(c.appID, o.appID)
+}
+
+// routeTable holds the routes of all services by host, and what of them is in the maps.
+type routeTable struct {
+	longestFirst bool
+
+	hosts map[string]*hostRoutes
+	dirty map[string]bool
+	units map[*unit]bool // whose app-id route may have changed
+
+	chunks        map[*entry]*chunk
+	chunksChanged bool
+}
+
+// hostRoutes are the routes of one host.
+type hostRoutes struct {
+	list      []boundRoute
+	routes    map[string]string // as the map has them
+	redirects map[string]string
+}
+
+type boundRoute struct {
+	route
+	entry *entry
+	frag  *fragment
+}
+
+func newRouteTable() *routeTable {
+	return &routeTable{hosts: make(map[string]*hostRoutes), dirty: make(map[string]bool),
+		units: make(map[*unit]bool), chunks: make(map[*entry]*chunk)}
+}
+
+func (rt *routeTable) remove(e *entry, f *fragment) {
+	for _, r := range f.routes {
+		if h := rt.hosts[r.host]; h != nil {
+			h.list = slices.DeleteFunc(h.list, func(b boundRoute) bool { return b.entry == e })
+			rt.dirty[r.host] = true
+		}
+	}
+}
+
+func (rt *routeTable) add(e *entry, f *fragment) {
+	for _, r := range f.routes {
+		h := rt.hosts[r.host]
+		if h == nil {
+			h = &hostRoutes{routes: make(map[string]string), redirects: make(map[string]string)}
+			rt.hosts[r.host] = h
+		}
+		h.list = append(h.list, boundRoute{r, e, f})
+		rt.dirty[r.host] = true
+	}
+}
+
+func (rt *routeTable) addChunk(e *entry, c *chunk) {
+	rt.chunks[e] = c
+	rt.chunksChanged = true
+}
+
+func (rt *routeTable) removeChunk(e *entry) {
+	delete(rt.chunks, e)
+	rt.chunksChanged = true
+}
+
+func (rt *routeTable) touchUnit(u *unit) { rt.units[u] = true }
+
+// emit writes what changed in the maps.
+func (rt *routeTable) emit(t *Translator, w *work, c *haproxy.Change) {
+	for host := range rt.dirty {
+		h := rt.hosts[host]
+		routes, redirects, shadowed := h.compile(rt.longestFirst)
+		diffMap(c, mapRoutes, h.routes, routes)
+		diffMap(c, mapRedirects, h.redirects, redirects)
+		h.routes, h.redirects = routes, redirects
+		for _, b := range h.list {
+			by, lost := shadowed[b.entry]
+			old := b.entry.shade
+			if !lost {
+				if old != nil && old.host == host {
+					b.entry.shade = nil
+				}
+			} else if old == nil || old.host == host {
+				b.entry.shade = &shadow{host: host, Rejection: Rejection{App: b.frag.view.owner, Index: b.entry.index,
+					Reason: ReasonVhostShadowed, Since: w.now,
+					Detail: "requests for " + host + " that it asks for go to " + by + ": give one of them another VHOST, PATH or BACKEND_WEIGHT"}}
+				if old != nil {
+					b.entry.shade.Since = old.Since
+				}
+			}
+			t.note(b.entry)
+		}
+		if len(h.list) == 0 {
+			delete(rt.hosts, host)
+		}
+	}
+	clear(rt.dirty)
+	for u := range rt.units {
+		rt.emitAppID(u, c)
+	}
+	clear(rt.units)
+}
+
+// compile turns the rules of one host, which match in their order, into a map that is
+// looked up by the longest prefix. A rule that an earlier rule with a prefix of its
+// prefix hides is left out: what is left gives the same answer in both readings, for
+// of two kept rules that match one request the longer one is always the earlier.
+func (h *hostRoutes) compile(longestFirst bool) (routes, redirects map[string]string, shadowed map[*entry]string) {
+	slices.SortStableFunc(h.list, func(a, b boundRoute) int {
+		byLength := 0
+		if longestFirst {
+			byLength = cmp.Compare(len(b.prefix), len(a.prefix))
+		}
+		return cmp.Or(cmp.Compare(b.weight, a.weight), byLength,
+			strings.Compare(a.frag.view.id, b.frag.view.id), cmp.Compare(a.frag.view.number, b.frag.view.number))
+	})
+	routes, redirects = make(map[string]string), make(map[string]string)
+	prefixes := make(map[string]*fragment)
+	for _, b := range h.list {
+		if b.redirect {
+			redirects[b.host+b.prefix] = "1"
+		}
+		if by := hiding(prefixes, b.prefix); by != nil {
+			if by != b.frag {
+				if shadowed == nil {
+					shadowed = make(map[*entry]string)
+				}
+				shadowed[b.entry] = by.view.owner
+			}
+			continue
+		}
+		prefixes[b.prefix] = b.frag
+		routes[b.host+b.prefix] = b.frag.name
+	}
+	return routes, redirects, shadowed
+}
+
+// hiding finds the earlier rule that takes every request of prefix.
+func hiding(prefixes map[string]*fragment, prefix string) *fragment {
+	for n := 1; n <= len(prefix); n++ {
+		if f := prefixes[prefix[:n]]; f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+func diffMap(c *haproxy.Change, name string, have, want map[string]string) {
+	for k, v := range want {
+		if have[k] != v {
+			setMap(c, name, k, v)
+		}
+	}
+	for k := range have {
+		if _, ok := want[k]; !ok {
+			setMap(c, name, k, "")
+		}
+	}
+}
+
+func setMap(c *haproxy.Change, name, key, value string) {
+	if c.Maps[name] == nil {
+		c.Maps[name] = make(map[string]string)
+	}
+	c.Maps[name][key] = value
+}
+
+// emitAppID finds who answers for an app id: the HTTP service with the lowest port.
+func (rt *routeTable) emitAppID(u *unit, c *haproxy.Change) {
+	var best *fragment
+	for _, e := range u.entries {
+		if f := e.live; f != nil && f.mode == haproxy.HTTP && (best == nil || f.view.number < best.view.number) {
+			best = f
+		}
+	}
+	name := ""
+	if best != nil {
+		name = best.name
+	}
+	if u.appRoute != name {
+		setMap(c, mapAppIDs, strings.ToLower(u.key.id), name)
+		u.appRoute = name
+	}
+}
+
+// sortedChunks gives the chunks in the order in which their rules match.
+func (rt *routeTable) sortedChunks() []*chunk {
+	entries := slices.SortedFunc(maps.Keys(rt.chunks), func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(rt.chunks[b].weight, rt.chunks[a].weight),
+			strings.Compare(a.unit.key.id, b.unit.key.id), cmp.Compare(a.index, b.index))
+	})
+	list := make([]*chunk, len(entries))
+	for i, e := range entries {
+		list[i] = rt.chunks[e]
+	}
+	return list
+}
+
+// routeLines are the rules of a shared frontend that look requests up in the maps:
+// the host itself, then the wildcard over its first label, then the default vhost.
+func routeLines(tls bool) []string {
+	lines := []string{
+		"http-request set-var(txn.bridged_path) path",
+		"http-request set-var(txn.bridged_host) req.hdr(host),field(1,:),lower",
+	}
+	const unset = " !{ var(txn.bridged_be) -m found }"
+	stage := func(key, cond string) {
+		suffix := ""
+		if cond != "" {
+			suffix = " if" + cond
+		}
+		lines = append(lines,
+			"http-request set-var(txn.bridged_key) "+key+",concat(,txn.bridged_path)"+suffix,
+			"http-request redirect scheme https code 301 if !{ ssl_fc }"+cond+" { var(txn.bridged_key),map_beg(%map("+mapRedirects+")) -m found }",
+			"http-request set-var(txn.bridged_be) var(txn.bridged_key),map_beg(%map("+mapRoutes+"))"+suffix)
+	}
+	stage("var(txn.bridged_host)", "")
+	if tls {
+		// Clients of marathon-lb were routed by the name in their TLS hello alone.
+		stage("ssl_fc_sni,lower", unset)
+	}
+	stage("var(txn.bridged_host),regsub(^[^.]*,*)", unset)
+	stage("str(*)", unset)
+	return append(lines, "use_backend %[var(txn.bridged_be)] if { var(txn.bridged_be) -m found }")
+}
+
+// routeMaps are the maps that routeLines read; empty ones have to exist too.
+func routeMaps(c *haproxy.Change) {
+	for _, name := range []string{mapRoutes, mapRedirects, mapAppIDs} {
+		if c.Maps[name] == nil {
+			c.Maps[name] = make(map[string]string)
+		}
+	}
+}
+
+// Vhosts lists the vhost routes that are in force: host and path prefix → backend.
+func (t *Translator) Vhosts() map[string]string {
+	all := make(map[string]string)
+	for _, h := range t.routes.hosts {
+		maps.Copy(all, h.routes)
+	}
+	return all
+}
+
+// AppIDs lists which backend answers for an app id.
+func (t *Translator) AppIDs() map[string]string {
+	all := make(map[string]string)
+	for key, u := range t.units {
+		if u.appRoute != "" {
+			all[key.id] = u.appRoute
+		}
+	}
+	return all
+}
