@@ -1,0 +1,301 @@
+package guest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"text/template"
+
+	"go.yaml.in/yaml/v3"
+
+	"bridged/internal/provision"
+	"bridged/templates"
+)
+
+// Render is a provision.GuestRenderer.
+func Render(want *provision.Want, n *provision.Node, secret provision.SecretFunc) (provision.Guest, error) {
+	b, err := newBuilder(want, n, secret)
+	if err != nil {
+		return provision.Guest{}, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	for _, part := range []func() error{
+		b.repositories, b.zookeeper, b.docker, b.mesos, b.marathon, b.chronos,
+		b.haproxy, b.bridged, b.access, b.addons, b.node,
+	} {
+		if err := part(); err != nil {
+			return provision.Guest{}, fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	user, err := b.userData()
+	if err != nil {
+		return provision.Guest{}, fmt.Errorf("node %s: user-data: %w", n.Name, err)
+	}
+	meta, err := metaData(&want.Cluster.Spec.Network, n)
+	if err != nil {
+		return provision.Guest{}, fmt.Errorf("node %s: meta-data: %w", n.Name, err)
+	}
+	return provision.Guest{UserData: user, MetaData: meta}, nil
+}
+
+// file is one entry of write_files.
+type file struct {
+	path    string
+	content string
+	mode    string // octal, as text
+	owner   string // user:group, "" for root
+	early   bool   // needed before packages are installed
+}
+
+// service is one that the node starts, in the order of the list.
+type service struct {
+	Name  string // for reports
+	Unit  string
+	Check string // see clusterctl-node.sh.tmpl: http URL, zookeeper HOST PORT, active UNIT
+}
+
+// builder collects what one node gets.
+type builder struct {
+	want   *provision.Want
+	spec   *provision.Spec
+	n      *provision.Node
+	secret provision.SecretFunc
+	os     guestOS
+
+	ensemble  []*provision.Node // ZooKeeper servers, by server id
+	masters   []*provision.Node
+	marathons []*provision.Node
+	proxied   bool // HAProxy and bridged are on this node
+
+	files    []file
+	services []service
+	masks    []string // units that must not start by themselves
+	boot     []string // further bootcmd lines
+	run      []string // runcmd lines before the services start
+	packages []string // further packages, beside the distro's
+}
+
+func newBuilder(want *provision.Want, n *provision.Node, secret provision.SecretFunc) (*builder, error) {
+	spec := &want.Cluster.Spec
+	system, err := guestOf(spec.Image.OS)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{want: want, spec: spec, n: n, secret: secret, os: system, proxied: true}
+	for _, g := range spec.Groups {
+		if g.Name == n.Group {
+			b.proxied = g.HAProxy
+		}
+	}
+	for _, m := range want.Nodes {
+		if m.Has(provision.RoleZooKeeper) {
+			b.ensemble = append(b.ensemble, m)
+		}
+		if m.Has(provision.RoleMaster) {
+			b.masters = append(b.masters, m)
+		}
+		if m.Has(provision.RoleMarathon) {
+			b.marathons = append(b.marathons, m)
+		}
+	}
+	slices.SortFunc(b.ensemble, func(x, y *provision.Node) int { return x.ServerID - y.ServerID })
+	for _, m := range b.ensemble {
+		if !m.Address().IsValid() {
+			return nil, fmt.Errorf("ZooKeeper node %s has no fixed address", m.Name)
+		}
+	}
+	return b, nil
+}
+
+func (b *builder) add(f file) { b.files = append(b.files, f) }
+
+// setting adds a file that holds one value, as Mesos' and Marathon's packages read flags.
+func (b *builder) setting(dir, name, value string) {
+	b.add(file{path: path.Join(dir, name), content: value + "\n"})
+}
+
+var guestTemplates = template.Must(template.New("").Option("missingkey=error").ParseFS(templates.Guest, "guest/*.tmpl"))
+
+// text renders one of templates/guest.
+func text(name string, data any) (string, error) {
+	var out bytes.Buffer
+	if err := guestTemplates.ExecuteTemplate(&out, name, data); err != nil {
+		return "", err
+	}
+	return out.String(), nil
+}
+
+// template adds a file rendered from templates/guest/name.
+func (b *builder) template(f file, name string, data any) error {
+	content, err := text(name, data)
+	if err != nil {
+		return err
+	}
+	f.content = content
+	b.add(f)
+	return nil
+}
+
+// optional is the value of a secret, "" when the blueprint has none.
+func (b *builder) optional(name string) (string, error) {
+	value, err := b.secret(name)
+	if errors.Is(err, provision.ErrNoSecret) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("secret %s: %w", name, err)
+	}
+	if strings.ContainsAny(value, "\n\r\x00") && !strings.HasPrefix(value, "-----BEGIN ") {
+		return "", fmt.Errorf("secret %s: want one line of text", name)
+	}
+	return value, nil
+}
+
+// userData is the #cloud-config document.
+func (b *builder) userData() ([]byte, error) {
+	doc := ordered{}
+	doc.set("preserve_hostname", false)
+	// Minimal images lack update-locale, and a failed module makes cloud-init report an error for good.
+	doc.set("locale", false)
+	doc.set("ssh_pwauth", false)
+	doc.set("disable_root", true)
+	if err := b.users(&doc); err != nil {
+		return nil, err
+	}
+	b.disks(&doc)
+	b.time(&doc)
+	b.aptSources(&doc)
+
+	doc.set("bootcmd", b.bootCommands())
+	doc.set("write_files", b.writeFiles())
+	if b.spec.Image.Packages != "prebaked" {
+		doc.set("package_update", true)
+		doc.set("packages", b.packageList())
+	}
+	doc.set("runcmd", b.runCommands())
+
+	body, err := yaml.Marshal(doc.node())
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte("#cloud-config\n# Written by clusterctl for node "+b.n.Name+".\n"), body...), nil
+}
+
+// bootCommands run before packages are installed. Masking is done once: a later
+// boot must find the services as they were enabled.
+func (b *builder) bootCommands() [][]string {
+	var units []string
+	for _, s := range b.services {
+		units = append(units, s.Unit)
+	}
+	units = append(units, b.masks...)
+	slices.Sort(units)
+	units = slices.Compact(units)
+	cmds := [][]string{}
+	if len(units) > 0 {
+		cmds = append(cmds, append([]string{"cloud-init-per", "instance", "clusterctl-mask", "systemctl", "mask"}, units...))
+	}
+	for _, line := range b.boot {
+		cmds = append(cmds, []string{"sh", "-c", line})
+	}
+	return cmds
+}
+
+func (b *builder) runCommands() [][]string {
+	cmds := [][]string{
+		{"/usr/local/sbin/clusterctl-node", "phase", "config", "applying configuration", "50"},
+		{"systemctl", "daemon-reload"},
+	}
+	for _, line := range b.run {
+		cmds = append(cmds, []string{"sh", "-c", line})
+	}
+	// What is not ours to run stays masked; our own units are unmasked by clusterctl-node.
+	return append(cmds,
+		[]string{"systemctl", "enable", "--now", "clusterctl-report.timer"},
+		[]string{"systemctl", "enable", "clusterctl-node.service"},
+		[]string{"systemctl", "start", "--no-block", "clusterctl-node.service"},
+	)
+}
+
+func (b *builder) writeFiles() []ordered {
+	slices.SortFunc(b.files, func(x, y file) int { return strings.Compare(x.path, y.path) })
+	out := []ordered{}
+	for _, f := range b.files {
+		var entry ordered
+		entry.set("path", f.path)
+		mode := f.mode
+		if mode == "" {
+			mode = "0644"
+		}
+		entry.set("permissions", mode)
+		if f.owner != "" {
+			entry.set("owner", f.owner)
+		}
+		if !f.early {
+			entry.set("defer", true)
+		}
+		entry.set("content", f.content)
+		out = append(out, entry)
+	}
+	return out
+}
+
+// ordered is a YAML mapping that keeps the order in which its keys were set.
+type ordered struct {
+	keys   []string
+	values []any
+}
+
+func (o *ordered) set(key string, value any) {
+	o.keys = append(o.keys, key)
+	o.values = append(o.values, value)
+}
+
+func (o ordered) node() *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for i, key := range o.keys {
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key}, valueNode(o.values[i]))
+	}
+	return n
+}
+
+func valueNode(v any) *yaml.Node {
+	switch v := v.(type) {
+	case ordered:
+		return v.node()
+	case []ordered:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, o := range v {
+			n.Content = append(n.Content, o.node())
+		}
+		return n
+	case [][]string:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, list := range v {
+			item := valueNode(list)
+			item.Style = yaml.FlowStyle
+			n.Content = append(n.Content, item)
+		}
+		return n
+	case []string:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, s := range v {
+			n.Content = append(n.Content, valueNode(s))
+		}
+		return n
+	case string:
+		n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}
+		if strings.Contains(v, "\n") && !strings.Contains(v, "\r") && !strings.HasPrefix(v, " ") {
+			n.Style = yaml.LiteralStyle
+		}
+		return n
+	default:
+		var n yaml.Node
+		if err := n.Encode(v); err != nil { // bools and numbers
+			panic(err)
+		}
+		return &n
+	}
+}

@@ -1,0 +1,180 @@
+package guest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"bridged/internal/provision"
+)
+
+// family is how a guest gets its packages.
+type family int
+
+const (
+	apt    family = iota // Debian, Ubuntu
+	rpm                  // Red Hat and its kin: yum or dnf
+	photon               // tdnf
+)
+
+// guestOS is what differs between guests.
+type guestOS struct {
+	name   string
+	family family
+
+	zookeeperConf   string // directory of zoo.cfg
+	zookeeperScript string // zkServer.sh
+	zookeeperUser   string
+	myid            string // "" when it stands in the data directory
+	bareMesos       bool   // the mesos package brings neither units nor an init wrapper
+}
+
+func guestOf(name string) (guestOS, error) {
+	switch {
+	case strings.HasPrefix(name, "debian"), strings.HasPrefix(name, "ubuntu"):
+		return guestOS{
+			name: name, family: apt,
+			zookeeperConf: "/etc/zookeeper/conf", zookeeperScript: "/usr/share/zookeeper/bin/zkServer.sh", zookeeperUser: "zookeeper",
+			// The package links <default data directory>/myid to it.
+			myid: "/etc/zookeeper/conf/myid",
+		}, nil
+	case strings.HasPrefix(name, "el"):
+		return guestOS{
+			name: name, family: rpm,
+			zookeeperConf: "/etc/zookeeper/conf", zookeeperScript: "/opt/mesosphere/zookeeper/bin/zkServer.sh", zookeeperUser: "root",
+		}, nil
+	case strings.HasPrefix(name, "photon"):
+		return guestOS{
+			name: name, family: photon,
+			zookeeperConf: "/etc/zookeeper", zookeeperScript: "/usr/share/zookeeper/bin/zkServer.sh", zookeeperUser: "zookeeper",
+			bareMesos: true,
+		}, nil
+	}
+	return guestOS{}, fmt.Errorf("spec.image.os: no guest files for %q; want debian12, debian13, ubuntu22, ubuntu24, el7, el8, el9, photon3, photon4 or photon5", name)
+}
+
+// repositories writes the package sources of the distro and pins the exact
+// versions, so that an upgrade by hand does not move them.
+func (b *builder) repositories() error {
+	if b.spec.Image.Packages == "prebaked" {
+		return nil
+	}
+	proxy := b.spec.Network.Proxy
+	switch b.os.family {
+	case apt:
+		var pins strings.Builder
+		versions := b.versions()
+		for _, name := range slices.Sorted(maps.Keys(versions)) {
+			if versions[name] != "" {
+				fmt.Fprintf(&pins, "Package: %s\nPin: version %s\nPin-Priority: 1001\n\n", name, versions[name])
+			}
+		}
+		if pins.Len() > 0 {
+			b.add(file{path: "/etc/apt/preferences.d/clusterctl", content: pins.String(), early: true})
+		}
+	default:
+		for _, repo := range b.want.Distro.Repos[b.os.name] {
+			var text strings.Builder
+			fmt.Fprintf(&text, "[%s]\nname=%s\nbaseurl=%s\nenabled=1\n", repo.ID, repo.ID, repo.URL)
+			switch {
+			case strings.Contains(repo.GPGKey, "://"):
+				fmt.Fprintf(&text, "gpgcheck=1\ngpgkey=%s\n", repo.GPGKey)
+			case repo.GPGKey != "":
+				key := "/etc/pki/rpm-gpg/clusterctl-" + repo.ID
+				b.add(file{path: key, content: ensureNewline(repo.GPGKey), early: true})
+				fmt.Fprintf(&text, "gpgcheck=1\ngpgkey=file://%s\n", key)
+			default:
+				text.WriteString("gpgcheck=1\n")
+			}
+			if proxy.HTTP != "" {
+				fmt.Fprintf(&text, "proxy=%s\n", proxy.HTTP)
+			}
+			b.add(file{path: "/etc/yum.repos.d/clusterctl-" + repo.ID + ".repo", content: text.String(), early: true})
+		}
+	}
+	return nil
+}
+
+// aptSources hands the repositories to cloud-init's apt module, which brings the keys in place.
+func (b *builder) aptSources(doc *ordered) {
+	if b.os.family != apt || b.spec.Image.Packages == "prebaked" {
+		return
+	}
+	var conf, sources ordered
+	if p := b.spec.Network.Proxy; p.HTTP != "" {
+		conf.set("http_proxy", p.HTTP)
+	}
+	if p := b.spec.Network.Proxy; p.HTTPS != "" {
+		conf.set("https_proxy", p.HTTPS)
+	}
+	for _, repo := range b.want.Distro.Repos[b.os.name] {
+		components := repo.Components
+		if components == "" {
+			components = "main"
+		}
+		var source ordered
+		signed := ""
+		if strings.Contains(repo.GPGKey, "BEGIN PGP") {
+			signed = "[signed-by=$KEY_FILE] "
+		}
+		source.set("source", strings.TrimSpace("deb "+signed+repo.URL+" "+repo.Suite+" "+components))
+		if signed != "" {
+			source.set("key", ensureNewline(repo.GPGKey))
+		}
+		sources.set("clusterctl-"+repo.ID+".list", source)
+	}
+	if len(sources.keys) > 0 {
+		conf.set("sources", sources)
+	}
+	if len(conf.keys) > 0 {
+		doc.set("apt", conf)
+	}
+}
+
+// versions are the distro's packages that this node needs, with their exact versions.
+func (b *builder) versions() map[string]string {
+	out := map[string]string{}
+	for name, version := range b.want.Distro.Packages[b.os.name] {
+		if b.needs(name) {
+			out[name] = version
+		}
+	}
+	return out
+}
+
+// needs tells by a package's name whether this node has use for it; one that
+// names no role is for every node.
+func (b *builder) needs(name string) bool {
+	switch {
+	case strings.Contains(name, "zookeeper"):
+		return b.n.Has(provision.RoleZooKeeper)
+	case strings.HasPrefix(name, "mesos"):
+		return b.n.Has(provision.RoleMaster) || b.n.Has(provision.RoleSlave)
+	case name == "marathon":
+		return b.n.Has(provision.RoleMarathon)
+	case name == "chronos":
+		return b.n.Has(provision.RoleChronos)
+	case strings.HasPrefix(name, "docker"):
+		return b.spec.Services.Docker.Enabled
+	case name == "haproxy", name == "bridged":
+		return b.proxied
+	}
+	return true
+}
+
+// packageList is what cloud-init installs: [name, version] pairs and names.
+func (b *builder) packageList() *listOfPackages {
+	list := &listOfPackages{versions: b.versions()}
+	list.names = append(slices.Collect(maps.Keys(list.versions)), b.packages...)
+	slices.Sort(list.names)
+	list.names = slices.Compact(list.names)
+	return list
+}
+
+func ensureNewline(s string) string {
+	if s == "" || strings.HasSuffix(s, "\n") {
+		return s
+	}
+	return s + "\n"
+}
