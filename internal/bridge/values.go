@@ -242,7 +242,7 @@ func parseCerts(v, certDir string) ([]string, error) {
 }
 
 var (
-	cipherPattern = regexp.MustCompile(`^[A-Za-z0-9:+!@=_-]{1,1024}$`)
+	cipherPattern = regexp.MustCompile(`^[A-Za-z0-9:+!@=_-]+$`)
 	alpnPattern   = regexp.MustCompile(`^(?:h2|h3|http/1\.1|http/1\.0)(?:,(?:h2|h3|http/1\.1|http/1\.0))*$`)
 	tlsVersion    = regexp.MustCompile(`^TLSv1\.[0-3]$`)
 	verifyPattern = regexp.MustCompile(`^(?:none|optional|required)$`)
