@@ -89,18 +89,29 @@ func CapabilitiesOf(v Version) Capabilities {
 	}
 }
 
-// Degraded names what this HAProxy cannot do and what is done in its place, for the log
+// A lack costs speed but nothing else; name is a metric's label.
+type lack struct{ name, effect string }
+
+func (c Capabilities) lacks() []lack {
+	var out []lack
+	if !c.AddServer {
+		out = append(out, lack{"add-server", "no add server: a new server that keeps its name takes the slow lane"})
+	}
+	if !c.DynamicServers {
+		out = append(out, lack{"del-server", "no safe del server: spare server slots stand in for servers made at run time"})
+	}
+	if !c.ReloadAnswers {
+		out = append(out, lack{"reload-answer", "reload gives no answer: haproxy -c explains a refused configuration afterwards"})
+	}
+	return out
+}
+
+// Degraded says what this HAProxy cannot do and what is done in its place, for the log
 // and for the status page; empty when it can do everything we use.
 func (c Capabilities) Degraded() []string {
 	var out []string
-	if !c.AddServer {
-		out = append(out, "no add server: servers that keep their names take the slow lane")
-	}
-	if !c.DynamicServers {
-		out = append(out, "no safe del server: spare server slots stand in for servers made at run time")
-	}
-	if !c.ReloadAnswers {
-		out = append(out, "reload gives no answer: haproxy -c explains a refused configuration afterwards")
+	for _, l := range c.lacks() {
+		out = append(out, l.effect)
 	}
 	return out
 }

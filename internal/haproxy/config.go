@@ -23,7 +23,8 @@ type Change struct {
 	Userlists map[string]*Section
 	Frontends map[string]*Section
 	Backends  map[string]*Backend
-	Maps      map[string]map[string]string // map name → key → value; "" removes the key
+	Maps      map[string]map[string]string // map name → key → value; "" removes the key, nil the map
+	MapKinds  map[string]string            // Map.Kind of maps that are named for the first time; default "str"
 
 	// Received is when the bytes of the oldest event behind this change were read, for
 	// the event-to-live metric; zero when no event caused it.

@@ -33,9 +33,19 @@ func (p *plan) diffBackend(name string, have *running, want *Backend, how strate
 		p.retire(name, have, make([]bool, len(have.servers)))
 	case how == slotted:
 		p.diffSlots(name, have, want)
+	case how != dynamic && slottedNow(have) && len(want.Servers) > 0:
+		// Its servers have just become different from each other: the slots serve until
+		// the reload gives them names.
+		p.because(ReasonServerOptions)
+		p.diffSlots(name, have, want)
 	default:
 		p.diffNamed(name, have, want, how, caps)
 	}
+}
+
+// slottedNow reports whether the worker loaded slots for this backend.
+func slottedNow(have *running) bool {
+	return len(have.servers) > 0 && slotNumber(have.servers[0].Name) == 1
 }
 
 func (p *plan) diffNamed(name string, have *running, want *Backend, how strategy, caps Capabilities) {
