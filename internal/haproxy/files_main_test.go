@@ -1,0 +1,5 @@
+package haproxy
+
+import "flag"
+
+var update = flag.Bool("update", false, "rewrite files below testdata")
