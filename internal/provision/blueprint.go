@@ -249,7 +249,7 @@ type Group struct {
 	Count        int               `yaml:"count"`
 	SizeName     string            `yaml:"size"`
 	CPUs         int               `yaml:"cpus"`   // overrides the size's
-	Cores        int               `yaml:"cores"`  // cores per socket; overrides the size's
+	Cores        int               `yaml:"cores"`  // per socket; overrides the size's; 0: as the image has it
 	Memory       Bytes             `yaml:"memory"` // overrides the size's
 	Disks        Disks             `yaml:"disks"`
 	Network      string            `yaml:"network"` // port group; "": provider.vsphere.network
@@ -281,7 +281,7 @@ var Roles = []Role{RoleZooKeeper, RoleMaster, RoleMarathon, RoleChronos, RoleSla
 // Size is a named amount of CPU and memory.
 type Size struct {
 	CPUs   int   `yaml:"cpus"`
-	Cores  int   `yaml:"cores"` // per socket; 0: all on one
+	Cores  int   `yaml:"cores"` // per socket; 0: as the image has it
 	Memory Bytes `yaml:"memory"`
 }
 

@@ -39,8 +39,9 @@ type Machine struct {
 	HotAddCPU      bool // CPUs can be added while it runs
 	HotAddMemory   bool
 
-	Disks []MachineDisk // in device order, the first is the root disk
-	NICs  []MachineNIC  // in device order
+	Disks      []MachineDisk // in device order, the first is the root disk
+	ImageDisks int           // how many of Disks came with the image; 0: one
+	NICs       []MachineNIC  // in device order
 
 	ReservedMHz int
 	ReservedMiB int64

@@ -12,11 +12,14 @@ import (
 type Want struct {
 	Cluster *Cluster
 	Distro  *Distro
-	Folder  string // path below the datacenter's VM folder: [parent/]name
-	Pool    string // name of the child pool to make, "" for none
-	Image   string // name of the VM that an OVA or library item is imported as, "" for a template
-	Nodes   []*Node
+	Folder  string  // path below the datacenter's VM folder: [parent/]name
+	Pool    string  // name of the child pool to make, "" for none
+	Image   string  // name of the VM that an OVA or library item is imported as, "" for a template
+	Nodes   []*Node // in the order of the blueprint's groups
+	Surge   []*Node // what the groups may have besides, while their nodes are replaced
 	Rules   []Rule
+
+	manifests *Manifests
 }
 
 // Node is one wanted machine. It is not modified after Expand, except that Run
@@ -32,7 +35,7 @@ type Node struct {
 	InstanceUUID string // derived from cluster and name
 
 	CPUs           int
-	CoresPerSocket int
+	CoresPerSocket int // 0: as the image has it
 	MemoryMiB      int64
 	RootMiB        int64 // 0: the image's
 	Disks          []NodeDisk

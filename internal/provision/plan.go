@@ -1,6 +1,7 @@
 package provision
 
-// Plan is what has to be done, as data. An empty plan has no stages.
+// Plan is what has to be done, as data. A plan without changes may still have
+// a stage that waits for nodes which are not ready yet.
 type Plan struct {
 	Cluster string   `json:"cluster"`
 	Server  string   `json:"server,omitempty"`
@@ -9,8 +10,8 @@ type Plan struct {
 	Notes   []string `json:"notes,omitempty"` // what an operator should know and nobody has to do
 }
 
-// Empty reports whether there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Stages) == 0 }
+// Empty reports whether nothing would be changed.
+func (p *Plan) Empty() bool { return len(p.Changes) == 0 }
 
 // Change is what happens to one object, for people: one line of a plan.
 type Change struct {
@@ -65,7 +66,7 @@ type Step struct {
 	Object string   `json:"object,omitempty"` // name of a folder, pool, image or rule
 	Reason string   `json:"reason"`
 
-	Want *Node    `json:"-"` // create, reconfigure, restart, wait, drain, undrain, gate
+	Want *Node    `json:"-"` // create, power, reconfigure, restart, wait, drain, undrain
 	Have *Machine `json:"-"` // the machine it is done to, as the inventory showed it; nil for create
 	Rule *Rule    `json:"rule,omitempty"`
 	Gate *Gate    `json:"gate,omitempty"`
@@ -84,18 +85,20 @@ const (
 	// success; one without them is an error.
 	StepCreate StepKind = "create"
 	StepPower  StepKind = "power" // power on
-	// StepReconfigure makes CPUs, memory, disk sizes, reservations, NIC
-	// networks, marks and placement of Have equal to Want while it runs.
+	// StepReconfigure makes name, CPUs, memory, disk sizes, reservations, NIC
+	// networks and marks of Have equal to Want, in whatever power state it is.
 	StepReconfigure StepKind = "reconfigure"
 	// StepRestart shuts down politely (hard after the timeout), does what
-	// StepReconfigure does and also writes the guest data, and powers on.
+	// StepReconfigure does, writes the guest data where Want.UserData is not
+	// nil, and powers on.
 	StepRestart StepKind = "restart"
 	// StepWait waits until the node reports PhaseReady with Want.Generation;
 	// a PhaseFailed report or a timeout is an error with the node's last words.
 	StepWait StepKind = "wait"
 	// StepDelete shuts down politely unless the guest never reported, then
 	// destroys the VM with its disks. Only a VM that carries our marks and is
-	// the one in Have.Ref is touched; one that is gone is success.
+	// the one in Have.Ref (the one called Have.Name where Ref is empty, because
+	// it was made by the same plan) is touched; one that is gone is success.
 	StepDelete       StepKind = "delete"
 	StepPutRule      StepKind = "put-rule" // create the rule or make its members equal
 	StepRemoveRule   StepKind = "remove-rule"

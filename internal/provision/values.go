@@ -1,9 +1,12 @@
 package provision
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -188,4 +191,10 @@ func (c Count) String() string {
 		return strconv.Itoa(c.Percent) + "%"
 	}
 	return strconv.Itoa(c.N)
+}
+
+// sortedKeys gives a map's keys in order: everything that is printed, hashed
+// or planned goes through maps in one order.
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	return slices.Sorted(maps.Keys(m))
 }
