@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -164,17 +165,17 @@ type Sources struct {
 	File     string            // "" for DefaultConfigFile, which may be absent
 	Environ  []string          // as os.Environ gives it; variables that do not start with BRIDGED_ are ignored
 	Flags    map[string]string // value by key, lists joined by commas
-	Overlay  func(*Config)     // changes defaults before anything is read; nil for none
 	LegacyAt string            // "" for LegacyMarathonsFile; tests point it elsewhere
+
+	// Offline: the Config is for rendering alone. That no Marathon is named, or that
+	// HAProxy's directory is not there, is no problem then.
+	Offline bool
 }
 
 // Load reads and validates a Config. Its error is a *ConfigError with every problem
 // found.
 func Load(src Sources) (*Config, error) {
 	c := Defaults()
-	if src.Overlay != nil {
-		src.Overlay(c)
-	}
 	var problems []error
 
 	path, optional := src.File, false
@@ -211,7 +212,7 @@ func Load(src Sources) (*Config, error) {
 	}
 	if len(problems) == 0 {
 		// After a value that could not be read, what follows from it would only repeat it.
-		problems = c.Validate()
+		problems = c.validate(src.Offline)
 	}
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
@@ -221,14 +222,37 @@ func Load(src Sources) (*Config, error) {
 
 // Validate returns every problem of c in a stable order. It reads the files that c
 // names, to find those that cannot be read while an operator still looks.
-func (c *Config) Validate() []error {
-	v := validator{c: c}
-	m, h := &c.Marathon, &c.HAProxy
+func (c *Config) Validate() []error { return c.validate(false) }
 
+func (c *Config) validate(offline bool) []error {
+	v := validator{c: c}
+	v.marathon(offline)
+	v.haproxy(offline)
+	for _, b := range c.HTTPBind {
+		if _, err := ParseBind(b); err != nil {
+			v.add("http.bind", err.Error(), nil)
+		}
+	}
+	v.atLeast("drain", c.Drain, 0)
+	v.hostPort("listen", c.Listen, false)
+	v.hostPort("metrics_listen", c.MetricsListen, true)
+	v.oneOf("log.level", c.LogLevel, "debug", "info", "warn", "error")
+	v.oneOf("log.format", c.LogFormat, "text", "json")
+	return v.problems
+}
+
+// validator collects problems of one Config.
+type validator struct {
+	c        *Config
+	problems []error
+}
+
+func (v *validator) marathon(offline bool) {
+	m := &v.c.Marathon
 	switch {
 	case len(m.URLs) > 0 && m.URLsFile != "":
 		v.add("marathon.urls_file", "marathon.urls is set too; keep one of them", nil)
-	case len(m.URLs) == 0 && m.URLsFile == "":
+	case len(m.URLs) == 0 && m.URLsFile == "" && !offline:
 		v.add("marathon.urls", "no Marathon to follow; set it here, with --marathon URL or BRIDGED_MARATHON_URLS, or list host:port lines in "+LegacyMarathonsFile, nil)
 	}
 	for _, u := range m.URLs {
@@ -255,9 +279,12 @@ func (c *Config) Validate() []error {
 		v.add("marathon.tls.cert_file", "a client certificate needs both cert_file and key_file; set or remove both", nil)
 	}
 	v.atLeast("marathon.resync", m.Resync, time.Second)
+}
 
+func (v *validator) haproxy(offline bool) {
+	h := &v.c.HAProxy
 	v.absolute("haproxy.config", h.Config)
-	if filepath.IsAbs(h.Config) {
+	if filepath.IsAbs(h.Config) && !offline {
 		dir := filepath.Dir(h.Config)
 		if st, err := os.Stat(dir); err != nil {
 			v.add("haproxy.config", "its directory "+dir+" cannot be used; create it or name another file", reasonOf(err))
@@ -291,24 +318,6 @@ func (c *Config) Validate() []error {
 	v.atLeast("haproxy.check_interval", h.CheckInterval, 100*time.Millisecond)
 	v.atLeast("haproxy.save_delay", h.SaveDelay, 0)
 	v.oneOf("haproxy.slots", h.Slots, "auto", "always", "never")
-
-	v.atLeast("drain", c.Drain, 0)
-	v.hostPort("listen", c.Listen, false)
-	v.hostPort("metrics_listen", c.MetricsListen, true)
-	for _, b := range c.HTTPBind {
-		if !validBind(b) {
-			v.add("http.bind", fmt.Sprintf("want [address]:port such as *:80, have %q", b), nil)
-		}
-	}
-	v.oneOf("log.level", c.LogLevel, "debug", "info", "warn", "error")
-	v.oneOf("log.format", c.LogFormat, "text", "json")
-	return v.problems
-}
-
-// validator collects problems of one Config.
-type validator struct {
-	c        *Config
-	problems []error
 }
 
 func (v *validator) add(key, text string, cause error) {
@@ -360,22 +369,6 @@ func (v *validator) hostPort(key, addr string, optional bool) {
 	if err != nil || strings.ContainsAny(host, " /") {
 		v.add(key, fmt.Sprintf("want host:port such as 127.0.0.1:9377, have %q", addr), nil)
 	}
-}
-
-// validBind accepts what HAProxy's bind takes for TCP: "*:80", ":80", "10.0.0.1:80",
-// "[::1]:80". One word, so that it cannot add anything to the line it ends up in.
-func validBind(s string) bool {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return false
-	}
-	if host != "" && host != "*" {
-		if _, err := netip.ParseAddr(host); err != nil {
-			return false
-		}
-	}
-	n, err := parsePort(port)
-	return err == nil && n > 0
 }
 
 func countSet(values ...string) (n int) {
@@ -455,4 +448,13 @@ func validHostname(s string) bool {
 		}
 	}
 	return true
+}
+
+// Level is log.level.
+func (c *Config) Level() slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return slog.LevelInfo // Validate has refused it
+	}
+	return l
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,10 +28,9 @@ func loadText(t *testing.T, text string, environ []string, flags map[string]stri
 	t.Helper()
 	dir := t.TempDir()
 	path := writeFile(t, dir, "bridged.yaml", text)
-	return Load(Sources{
-		File: path, Environ: environ, Flags: flags, LegacyAt: filepath.Join(dir, "absent"),
-		Overlay: func(c *Config) { c.HAProxy.Config = filepath.Join(dir, "haproxy.cfg") },
-	})
+	all := map[string]string{"haproxy.config": filepath.Join(dir, "haproxy.cfg")}
+	maps.Copy(all, flags)
+	return Load(Sources{File: path, Environ: environ, Flags: all, LegacyAt: filepath.Join(dir, "absent")})
 }
 
 func TestLoadReadsEveryKey(t *testing.T) {
@@ -149,8 +149,7 @@ func TestLegacyMarathonsFileIsReadWhenNothingElseIsConfigured(t *testing.T) {
 	dir := t.TempDir()
 	legacy := writeFile(t, dir, "marathons", "# masters\nm1:8080\nm2:8080\n")
 	load := func(flags map[string]string) *Config {
-		c, err := Load(Sources{File: writeFile(t, dir, "c.yaml", ""), Flags: flags, LegacyAt: legacy,
-			Overlay: func(c *Config) { c.HAProxy.Config = filepath.Join(dir, "haproxy.cfg") }})
+		c, err := Load(Sources{File: writeFile(t, dir, "c.yaml", "haproxy: {config: "+dir+"/haproxy.cfg}"), Flags: flags, LegacyAt: legacy})
 		if err != nil {
 			t.Fatal(err)
 		}

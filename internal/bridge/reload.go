@@ -1,0 +1,147 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bridged/internal/discovery"
+)
+
+// effect is how a key takes effect when it changes while bridged runs.
+type effect int
+
+const (
+	// needsRestart costs no connection: HAProxy goes on and is adopted.
+	needsRestart effect = iota
+	atOnce
+	newMembers  // the watcher goes on with other members
+	newWatcher  // another watcher takes over when it has a whole picture
+	newTemplate // haproxy.cfg is rendered again
+	newServices // services are translated again
+)
+
+// effectOf says how a change of key takes effect.
+func effectOf(key string) effect {
+	switch key {
+	case "log.level":
+		return atOnce
+	case "marathon.urls", "marathon.urls_file":
+		return newMembers
+	case "haproxy.template":
+		return newTemplate
+	case "dialect", "groups", "health", "haproxy.bind", "haproxy.check_interval", "http.bind", "allow_template_labels":
+		return newServices
+	}
+	if strings.HasPrefix(key, "marathon.") {
+		return newWatcher
+	}
+	return needsRestart
+}
+
+// reload reads the configuration and the files that it names again. What cannot be
+// used changes nothing: the old configuration stays, the log and a metric say so.
+func (b *Bridge) reload(ctx context.Context, why string) {
+	if b.opts.Load == nil {
+		return
+	}
+	b.opts.Notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicros()))
+	defer b.opts.Notify("READY=1")
+	changed, err := b.swap(ctx)
+	// The names of files may have changed, and a broken one must be seen when it heals.
+	b.watchFiles()
+	if err != nil {
+		b.metrics.configRefused()
+		b.lastError = strings.ReplaceAll(err.Error(), "\n", "; ")
+		b.log.Error("configuration refused, the old one stays", "reason", why, "err", b.lastError)
+		return
+	}
+	b.loaded, b.lastError = time.Now(), ""
+	b.metrics.configLoaded(b.loaded)
+	b.log.Info("configuration read", "reason", why, "changed", changed)
+}
+
+// swap loads a configuration, and takes it over as a whole or not at all. It returns
+// the keys that changed.
+func (b *Bridge) swap(ctx context.Context) ([]string, error) {
+	next, err := b.opts.Load()
+	if err != nil {
+		return nil, err
+	}
+	changed := changedKeys(b.config, next)
+	effects := map[effect]bool{}
+	var fixed []error
+	for _, key := range changed {
+		e := effectOf(key)
+		effects[e] = true
+		if e == needsRestart {
+			fixed = append(fixed, next.problem(key, "cannot change while bridged runs; restart bridged (connections are kept) or change it back", nil))
+		}
+	}
+	if len(fixed) > 0 {
+		return nil, &ConfigError{Problems: fixed}
+	}
+
+	// What can fail comes first, so that nothing is changed when something fails.
+	urls, err := next.MarathonURLs()
+	if err != nil {
+		return nil, err
+	}
+	template, err := readTemplate(next)
+	if err != nil {
+		return nil, err
+	}
+	var watcher *discovery.Watcher // nil: the one that runs stays
+	if effects[newWatcher] {
+		if watcher, err = b.newWatcher(next, urls); err != nil {
+			return nil, err
+		}
+	} else if !slices.Equal(urls, b.marathons) {
+		if err := b.source.SetURLs(urls); err != nil {
+			return nil, next.Problem("marathon.urls", "cannot be followed", err)
+		}
+	}
+	if template != b.template {
+		return nil, next.Problem("haproxy.template", "cannot change while bridged runs yet; restart bridged", nil)
+	}
+
+	b.config, b.marathons, b.template = next, urls, template
+	if watcher != nil {
+		b.follow(ctx, watcher)
+	}
+	if effects[newServices] {
+		change := b.translator.Reconfigure(b.translateOptions(next), time.Now())
+		if b.synced {
+			change.Global = GlobalOf(next)
+			b.push(ctx, change, len(change.Backends))
+		}
+	}
+	if b.opts.LogLevel != nil {
+		b.opts.LogLevel.Set(next.Level())
+	}
+	return changed, nil
+}
+
+// changedKeys lists the keys whose values differ, in the order of Settings.
+func changedKeys(a, b *Config) (keys []string) {
+	for _, s := range configKeys {
+		if !reflect.DeepEqual(s.field(a), s.field(b)) {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
+// monotonicMicros is the clock that systemd compares RELOADING=1 with.
+func monotonicMicros() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano() / 1000
+}
