@@ -100,7 +100,7 @@ func (c *Cluster) commit(ch change) (*deployment, error) {
 	if ch.post != nil {
 		posted = *ch.post
 		posted.ports = slices.Clone(posted.ports) // the assigned ports are not in what was posted
-		posted.version, posted.scaledAt, posted.configAt = version, version, version
+		posted.version = version                  // and no versionInfo, as nothing is stored yet
 	}
 	for _, def := range ch.want {
 		c.plan(d, def, version, ch.redo)
@@ -488,6 +488,9 @@ func (c *Cluster) run(t *task) {
 	if t.killing || t.terminal {
 		return
 	}
+	if c.profile.since(1, 6, 0) {
+		c.setState(t, stateStarting, "Starting", "") // Mesos 1.5, which Marathon 1.6 wants, tells of it
+	}
 	t.startedAt = stamp(c.now())
 	c.setState(t, stateRunning, "Running", "")
 	if len(t.checks) > 0 && c.opts.HealthDelay >= 0 {
@@ -612,7 +615,7 @@ func (c *Cluster) kill(t *task, relaunch bool) {
 		return
 	}
 	t.killing, t.restart = true, relaunch
-	if c.profile.goalEvents {
+	if c.profile.goalEvents && !relaunch {
 		c.instanceEvent(t) // the goal changed, the condition is repeated
 	}
 	if !t.acted {

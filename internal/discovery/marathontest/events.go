@@ -104,7 +104,7 @@ func (c *Cluster) instanceEvent(t *task) {
 	o.str("instanceId", t.instance)
 	o.str("condition", t.condition)
 	o.str("runSpecId", t.app.id)
-	if !t.acted && c.profile.unknownHost {
+	if t.condition == "Scheduled" {
 		o.null("agentId")
 		o.null("host")
 	} else {

@@ -57,7 +57,6 @@ type profile struct {
 	goalEvents     bool // a wanted kill repeats the condition, 1.8
 	allStates      bool // status_update_event for every change, 1.1.1
 	combinedHealth bool // instance_health_changed_event for Marathon's own checks, 1.5.8 and 1.6.486
-	unknownHost    bool // agentId and host are null in instance events when unplaced, 1.8
 
 	actionKey       string // of a deployment action: "type", from 1.1.2 on "action"
 	planInResult    bool   // deployment_success has a plan, 0.10
@@ -130,7 +129,6 @@ func newProfile(version string) (*profile, error) {
 	p.goalEvents = since(1, 8, 0)
 	p.allStates = since(1, 1, 1)
 	p.combinedHealth = since(1, 6, 486) || since(1, 5, 8) && !since(1, 6, 0)
-	p.unknownHost = since(1, 8, 0)
 
 	p.actionKey = "type"
 	if since(1, 1, 2) {

@@ -30,7 +30,7 @@ func (p *profile) appJSON(d *definition) []byte {
 	} else {
 		p.formatsApp(o, d)
 	}
-	if p.versionInfo {
+	if p.versionInfo && d.scaledAt != "" {
 		info := newObject(128)
 		info.str("lastScalingAt", d.scaledAt)
 		info.str("lastConfigChangeAt", d.configAt)
@@ -66,12 +66,12 @@ func (p *profile) formatsApp(o *object, d *definition) {
 	plain("cmd", "args", "user", "env")
 	o.int("instances", d.instances)
 	plain("cpus", "mem", "disk")
-	if p.since(1, 2, 0) {
+	if p.since(1, 3, 0) {
 		plain("gpus")
 	}
 	plain("executor", "constraints")
 	plain("uris")
-	if p.since(0, 14, 0) {
+	if p.since(1, 0, 0) {
 		plain("fetch")
 	}
 	plain("storeUrls")
@@ -81,13 +81,13 @@ func (p *profile) formatsApp(o *object, d *definition) {
 	plain("backoffSeconds", "backoffFactor", "maxLaunchDelaySeconds")
 	o.raw("container", p.oldContainer(d))
 	o.raw("healthChecks", p.healthChecks(d))
-	if p.since(1, 0, 0) {
+	if p.since(1, 1, 0) {
 		plain("readinessChecks")
 	}
 	plain("dependencies")
 	o.raw("upgradeStrategy", d.upgradeJSON())
 	o.strMap("labels", d.labels)
-	if p.since(0, 8, 2) && !p.since(1, 4, 0) {
+	if p.since(0, 9, 0) && !p.since(1, 4, 0) {
 		plain("acceptedResourceRoles")
 	}
 	if p.since(0, 14, 0) {
@@ -97,8 +97,11 @@ func (p *profile) formatsApp(o *object, d *definition) {
 	if p.since(1, 0, 0) {
 		plain("residency")
 	}
+	if p.since(1, 2, 0) {
+		plain("secrets")
+	}
 	if p.since(1, 3, 0) {
-		plain("secrets", "taskKillGracePeriodSeconds")
+		plain("taskKillGracePeriodSeconds")
 	}
 	if p.since(1, 4, 0) {
 		plain("unreachableStrategy", "killSelection")
@@ -385,7 +388,7 @@ func (p *profile) healthCheck(h HealthCheck) []byte {
 	o.int("intervalSeconds", or(h.IntervalSeconds, 10))
 	o.int("timeoutSeconds", or(h.TimeoutSeconds, 20))
 	o.int("maxConsecutiveFailures", failures)
-	if p.since(0, 9, 0) {
+	if p.since(0, 8, 2) {
 		o.bool("ignoreHttp1xx", h.IgnoreHTTP1xx)
 	}
 	return o.end()
@@ -393,7 +396,7 @@ func (p *profile) healthCheck(h HealthCheck) []byte {
 
 func (p *profile) healthPort(o *object, h HealthCheck) {
 	switch {
-	case h.Port != 0 && p.since(0, 11, 0):
+	case h.Port != 0 && p.since(0, 14, 0):
 		o.int("port", h.Port)
 	case h.Protocol != "COMMAND" || !p.since(1, 0, 0):
 		o.int("portIndex", h.PortIndex)

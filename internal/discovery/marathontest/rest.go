@@ -165,8 +165,10 @@ func (c *Cluster) appInfo(a *app, e embeds, v *view) []byte {
 		}
 		o.int("tasksStaged", staged)
 		o.int("tasksRunning", running)
-		o.int("tasksHealthy", healthy)
-		o.int("tasksUnhealthy", unhealthy)
+		if p.since(0, 8, 2) {
+			o.int("tasksHealthy", healthy)
+			o.int("tasksUnhealthy", unhealthy)
+		}
 	}
 	if e.deployments {
 		var ids [][]byte
