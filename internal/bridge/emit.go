@@ -105,6 +105,9 @@ func (t *Translator) withdraw(e *entry, want *fragment, c *haproxy.Change) {
 	if want == nil || want.name != live.name || !slices.Equal(want.routes, live.routes) {
 		t.routes.remove(e, live)
 	}
+	if want == nil || want.name != live.name || want.view.set != live.view.set {
+		t.routes.group(e, live, false)
+	}
 	if live.chunk != nil && (want == nil || !live.chunk.equal(want.chunk)) {
 		t.routes.removeChunk(e)
 	}
@@ -136,6 +139,9 @@ func (t *Translator) publish(e *entry, want *fragment, c *haproxy.Change) {
 	}
 	if !same || !slices.Equal(want.routes, live.routes) {
 		t.routes.add(e, want)
+	}
+	if !same || want.view.set != live.view.set {
+		t.routes.group(e, want, true)
 	}
 	if want.chunk != nil && (live == nil || !want.chunk.equal(live.chunk)) {
 		t.routes.addChunk(e, want.chunk)

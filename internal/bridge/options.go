@@ -106,6 +106,12 @@ type TranslateOptions struct {
 type MarathonLBOptions struct {
 	// AppIDBind is the listener that routes by the header X-Marathon-App-Id; zero: none.
 	AppIDBind haproxy.Bind
+	// StatsBind is the listener of HAProxy's statistics; zero: none.
+	StatsBind haproxy.Bind
+	// API is where bridged answers marathon-lb's endpoints; StatsBind hands them on.
+	API netip.AddrPort
+	// Exporter: HAProxy is built with its Prometheus exporter, which StatsBind serves.
+	Exporter bool
 	// MinAutoPort and MaxAutoPort bound the ports given to services of container
 	// networks that have none; both 0: none are given.
 	MinAutoPort, MaxAutoPort uint16
@@ -116,8 +122,6 @@ type MarathonLBOptions struct {
 	OpenAuth bool
 	// PlainHTTPSChecks restores its probing of HTTPS health checks in plain HTTP.
 	PlainHTTPSChecks bool
-	// AllAlive: every health result of a task must be alive; default any.
-	AllAlive bool
 	// LongestPathFirst breaks ties of BACKEND_WEIGHT by the length of the path; by
 	// default by app id and service port alone.
 	LongestPathFirst bool

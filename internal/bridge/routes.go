@@ -60,6 +60,10 @@ type routeTable struct {
 
 	chunks        map[*entry]*chunk
 	chunksChanged bool
+
+	// groups counts the services of each vhost where vhosts have sections of their own;
+	// nil elsewhere.
+	groups map[string]map[*entry]*settings
 }
 
 // hostRoutes are the routes of one host.
@@ -226,9 +230,55 @@ func (rt *routeTable) emitAppID(u *unit, c *haproxy.Change) {
 		name = best.name
 	}
 	if u.appRoute != name {
+		for _, e := range u.entries {
+			// Rules as text are written for the service that answers alone.
+			rt.chunksChanged = rt.chunksChanged || rt.chunks[e] != nil
+		}
 		setMap(c, mapAppIDs, strings.ToLower(u.key.id), name)
 		u.appRoute = name
 	}
+}
+
+// group enters or removes what a service brings to the sections of its vhosts.
+func (rt *routeTable) group(e *entry, f *fragment, in bool) {
+	if rt.groups == nil {
+		return
+	}
+	for _, host := range f.view.set.vhosts {
+		if f.mode != haproxy.HTTP {
+			continue
+		}
+		rt.chunksChanged = true
+		if in && rt.groups[host] == nil {
+			rt.groups[host] = make(map[*entry]*settings)
+		}
+		if in {
+			rt.groups[host][e] = f.view.set
+		} else if delete(rt.groups[host], e); len(rt.groups[host]) == 0 {
+			delete(rt.groups, host)
+		}
+	}
+}
+
+// regroup turns the keeping of vhosts' sections on or off.
+func (t *Translator) regroup(on bool) {
+	t.routes.groups = nil
+	if !on {
+		return
+	}
+	t.routes.groups = make(map[string]map[*entry]*settings)
+	for _, u := range t.units {
+		for _, e := range u.entries {
+			if e.live != nil {
+				t.routes.group(e, e.live, true)
+			}
+		}
+	}
+}
+
+// groupSettings are the labels of the services of a vhost.
+func (rt *routeTable) groupSettings(host string) []*settings {
+	return slices.Collect(maps.Values(rt.groups[host]))
 }
 
 // sortedChunks gives the chunks in the order in which their rules match.
@@ -239,7 +289,11 @@ func (rt *routeTable) sortedChunks() []*chunk {
 	})
 	list := make([]*chunk, len(entries))
 	for i, e := range entries {
-		list[i] = rt.chunks[e]
+		c := *rt.chunks[e]
+		if e.live == nil || e.unit.appRoute != e.live.name {
+			c.appID = nil
+		}
+		list[i] = &c
 	}
 	return list
 }

@@ -18,14 +18,12 @@ type template struct {
 
 // Conditions that several templates share. Braces are doubled where fields are expanded.
 const (
-	aclHost      = "acl host_{cleanedUpHostname} hdr(host),field(1,:) -i {hostname}"
-	aclPath      = "acl path_{backend} path_beg {path}"
-	aclAuth      = "acl auth_{cleanedUpHostname} http_auth(user_{backend})"
-	sniIs        = "{{ ssl_fc_sni {hostname} }}"
-	useIfHost    = "use_backend {backend} if host_{cleanedUpHostname}"
-	challenge    = "http-request auth realm {realm} if "
-	domainMap    = "{haproxy_dir}/domain2backend.map"
-	useDomainMap = "use_backend %[req.hdr(host),lower,field(1,:),map_str(" + domainMap + ")]"
+	aclHost   = "acl host_{cleanedUpHostname} hdr(host),field(1,:) -i {hostname}"
+	aclPath   = "acl path_{backend} path_beg {path}"
+	aclAuth   = "acl auth_{cleanedUpHostname} http_auth(user_{backend})"
+	sniIs     = "{{ ssl_fc_sni {hostname} }}"
+	useIfHost = "use_backend {backend} if host_{cleanedUpHostname}"
+	challenge = "http-request auth realm {realm} if "
 )
 
 // templates are all there are, with today's spelling of the directives that HAProxy has
@@ -94,11 +92,6 @@ var templates = map[string]template{
 	"HTTPS_FRONTEND_ACL_ONLY_WITH_PATH": {label: true, text: aclPath},
 	"HTTP_FRONTEND_APPID_ACL": {label: true, text: "acl app_{cleanedUpAppId} hdr(x-marathon-app-id) -i {appId}\n" +
 		"use_backend {backend} if app_{cleanedUpAppId}"},
-
-	"MAP_HTTP_FRONTEND_ACL":       {label: true, text: useDomainMap},
-	"MAP_HTTP_FRONTEND_ACL_ONLY":  {label: true, text: useDomainMap},
-	"MAP_HTTPS_FRONTEND_ACL":      {label: true, text: "use_backend %[ssl_fc_sni,lower,map_str(" + domainMap + ")]"},
-	"MAP_HTTP_FRONTEND_APPID_ACL": {label: true, text: "use_backend %[req.hdr(x-marathon-app-id),lower,map_str({haproxy_dir}/app2backend.map)]"},
 
 	"HTTPS_GROUPED_FRONTEND_HEAD":       {raw: true},
 	"HTTPS_GROUPED_VHOST_FRONTEND_ACL":  {text: "use_backend {backend} if {{ req.ssl_sni -i {host} }}"},
@@ -216,7 +209,8 @@ func (ts *templateSet) lines(v *view, name string, p params) ([]string, error) {
 
 // templateOpens are the templates that begin with the line that opens their section.
 var templateOpens = map[string]bool{"USERLIST_HEAD": true, "FRONTEND_HEAD": true, "BACKEND_HEAD": true,
-	"HTTPS_GROUPED_VHOST_FRONTEND_HEAD": true, "HTTPS_GROUPED_VHOST_BACKEND_HEAD": true}
+	"HTTP_FRONTEND_HEAD":  true,
+	"HTTPS_FRONTEND_HEAD": true, "HTTP_FRONTEND_APPID_HEAD": true}
 
 // opensSection says whether a line would end the section that it stands in.
 func opensSection(line string) bool {

@@ -134,8 +134,8 @@ type view struct {
 	number   uint16 // service port in force
 	override bool   // it came from a label
 	tasks    []*discovery.Task
-	draining map[string]bool // task ids that a deployment group drains
-	sibling  func(index int) []haproxy.Server
+	draining map[string]bool                      // task ids that a deployment group drains
+	sibling  func(rank int, taskID string) uint16 // port of a task in the unit's rank-th service
 	entry    *entry
 }
 
@@ -151,9 +151,12 @@ type fragment struct {
 	routes   []route
 	chunk    *chunk // routing as text, where maps do not express it
 
-	guarded  bool   // the backend asks for credentials
-	template bool   // servers are written by a template of somebody else's
-	check    string // options of each server's health check
+	guarded  bool                                  // the backend asks for credentials
+	template bool                                  // servers are written by a template of somebody else's
+	checkOf  func(*discovery.Task) (string, error) // words of a server's health check; nil: none
+	ids      map[int]bool                          // server ids in use
+	names    map[string]bool                       // server names in use
+	err      error                                 // of a server
 }
 
 // NewTranslator returns a Translator that knows no service.
@@ -178,6 +181,7 @@ func (t *Translator) configure(o TranslateOptions) {
 	t.opts = o
 	t.routes.longestFirst = o.MarathonLB.LongestPathFirst
 	t.sharedStale = true
+	t.regroup(o.Dialect == DialectMarathonLB && o.MarathonLB.GroupHTTPSByVhost)
 	clear(t.local)
 	for _, a := range o.LocalAddrs {
 		t.local[a.Unmap()] = true
@@ -394,7 +398,7 @@ func boolCompare(a, b bool) int {
 func (t *Translator) translate(e *entry, w *work) {
 	w.affect[e] = true
 	before := e.frag
-	e.bad, e.frag = nil, nil
+	e.bad = nil
 	merged := mergeUnit(e.unit)
 	var service *discovery.Service
 	if merged != nil {
@@ -405,13 +409,14 @@ func (t *Translator) translate(e *entry, w *work) {
 		if len(e.unit.entries) == 0 && len(e.unit.members) == 0 {
 			delete(t.units, e.unit.key)
 		}
-		e.good = nil
+		e.good, e.frag = nil, nil
 		t.setClaims(e, w)
 		return
 	}
 	def, err := t.define(e, merged.owner, service, w)
 	if def == nil {
 		e.report(merged.owner.id, err, false)
+		e.frag = nil
 		t.setClaims(e, w)
 		return
 	}
@@ -509,11 +514,15 @@ func (t *Translator) view(e *entry, g *mergedUnit, def *definition) *view {
 			}
 		}
 	}
-	v.sibling = func(index int) []haproxy.Server {
-		if f := t.siblingByRank(e.unit, index); f != nil && f.backend != nil {
-			return f.backend.Servers
+	v.sibling = func(rank int, taskID string) uint16 {
+		if f := siblingByRank(e.unit, rank); f != nil {
+			for _, task := range f.view.tasks {
+				if task.ID == taskID {
+					return task.Addr.Port()
+				}
+			}
 		}
-		return nil
+		return 0
 	}
 	return v
 }
@@ -524,7 +533,7 @@ func (v *view) label(name string) string {
 }
 
 // siblingByRank is the k-th service of a unit in the order of service ports.
-func (t *Translator) siblingByRank(u *unit, k int) *fragment {
+func siblingByRank(u *unit, k int) *fragment {
 	var frags []*fragment
 	for _, e := range u.entries {
 		if e.frag != nil {

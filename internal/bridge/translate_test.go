@@ -458,6 +458,9 @@ func (w *world) checkWithHAProxy(t *testing.T) {
 		t.Log("haproxy is not installed: the text is compared and not parsed")
 		return
 	}
+	if !strings.Contains(w.text(), "  bind ") {
+		return // haproxy refuses a configuration without a listener
+	}
 	dir := t.TempDir()
 	text := "global\n  httpclient.ssl.verify none\n" +
 		"defaults\n  timeout connect 3s\n  timeout client 30s\n  timeout server 30s\n" + w.text()
