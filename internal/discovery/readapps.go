@@ -1,13 +1,64 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io"
+	"slices"
+	"time"
 )
 
 // ReadApps decodes a saved answer of GET /v2/apps?embed=apps.tasks into services,
 // sorted by app and index. Apps that can't be understood and hosts that can't be
 // resolved are left out and named in the errors. A nil Resolver is net.DefaultResolver.
 func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, []error) {
-	return nil, nil
+	var errs []error
+	hosts := newAddresses(resolver)
+	s := newState("", hosts.lookup)
+	a := s.begin()
+	now := time.Now()
+	err := decodeApps(r, func(d appData) error {
+		if d.broken != nil {
+			errs = append(errs, fmt.Errorf("app %s: %w", cmp.Or(d.id, "without a usable id"), d.broken))
+		}
+		s.merge(a, &d, now)
+		return nil
+	})
+	if err != nil {
+		return nil, append(errs, err)
+	}
+	p := newPending()
+	s.take(p) // asks for the addresses
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for hosts.start(ctx, func(f func()) { go f() }); hosts.running > 0; hosts.start(ctx, func(f func()) { go f() }) {
+		select {
+		case r := <-hosts.results:
+			known, _, err := hosts.finish(r, now)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if known {
+				s.rehost(r.host, false)
+			}
+		case <-ctx.Done():
+			return nil, append(errs, ctx.Err())
+		}
+	}
+	for host, e := range hosts.entries {
+		if e.err != nil && e.failures == 0 {
+			errs = append(errs, fmt.Errorf("resolve %s: %w", clip(host), e.err))
+		}
+	}
+	s.take(p)
+	if p.update == nil {
+		return nil, errs
+	}
+	services := p.update.Services
+	slices.SortFunc(services, func(a, b *Service) int {
+		return cmp.Or(cmp.Compare(a.Key.App, b.Key.App), cmp.Compare(a.Key.Index, b.Key.Index))
+	})
+	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return services, errs
 }

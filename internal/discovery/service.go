@@ -41,6 +41,8 @@ type App struct {
 
 	// RequirePorts: the host port of a task is the port given in the definition.
 	RequirePorts bool
+	// Readiness: the app has readiness checks, which Marathon makes while it deploys.
+	Readiness bool
 }
 
 // Port is one port of an app's definition.
@@ -48,6 +50,7 @@ type Port struct {
 	Service   uint16 // Marathon's service port; 0: has none (or not assigned yet)
 	Container uint16 // port inside the container; 0: equal to the host port, or host network
 	Host      uint16 // required host port; 0: chosen by Marathon
+	Mapped    bool   // has a port on the agent; else only at the task's own address
 	Protocol  string // "tcp", "udp" or "udp,tcp"; never empty
 	Name      string // untrusted text
 	Labels    map[string]string
