@@ -21,7 +21,7 @@ import (
 // Expand works out every machine and object that a valid blueprint asks for.
 // Its problems are those that only show in rendered guest files (E18).
 func Expand(c *Cluster, manifests *Manifests, render GuestRenderer) (*Want, error) {
-	w := &Want{Cluster: c, Folder: path.Join(c.Spec.Provider.VSphere.Folder, c.Metadata.Name), Image: c.imageName()}
+	w := &Want{Cluster: c, Folder: path.Join(c.Spec.Provider.VSphere.Folder, c.Metadata.Name), Image: c.ImageName()}
 	if c.Spec.Provider.VSphere.CreatePool {
 		w.Pool = c.Metadata.Name
 	}
@@ -61,9 +61,9 @@ func Expand(c *Cluster, manifests *Manifests, render GuestRenderer) (*Want, erro
 // maxGuestinfo is what one guestinfo value holds, after gzip and base64.
 const maxGuestinfo = 64 << 10
 
-// imageName is the name under which the cluster keeps an imported image; it
+// ImageName is the name under which the cluster keeps an imported image; it
 // names the content, so that another image is another name.
-func (c *Cluster) imageName() string {
+func (c *Cluster) ImageName() string {
 	m := &c.Spec.Image
 	switch {
 	case m.OVA != "":
