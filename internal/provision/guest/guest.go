@@ -67,7 +67,8 @@ type builder struct {
 	ensemble  []*provision.Node // ZooKeeper servers, by server id
 	masters   []*provision.Node
 	marathons []*provision.Node
-	proxied   bool // HAProxy and bridged are on this node
+	proxied   bool              // HAProxy and bridged are on this node
+	reserve   provision.Reserve // what a slave leaves to the rest of the node
 
 	files    []file
 	services []service
@@ -83,12 +84,8 @@ func newBuilder(want *provision.Want, n *provision.Node, secret provision.Secret
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{want: want, spec: spec, n: n, secret: secret, os: system, proxied: true}
-	for _, g := range spec.Groups {
-		if g.Name == n.Group {
-			b.proxied = g.HAProxy
-		}
-	}
+	b := &builder{want: want, spec: spec, n: n, secret: secret, os: system}
+	b.proxied = b.group().HAProxy
 	for _, m := range want.Nodes {
 		if m.Has(provision.RoleZooKeeper) {
 			b.ensemble = append(b.ensemble, m)
@@ -116,7 +113,8 @@ func (b *builder) setting(dir, name, value string) {
 	b.add(file{path: path.Join(dir, name), content: value + "\n"})
 }
 
-var guestTemplates = template.Must(template.New("").Option("missingkey=error").ParseFS(templates.Guest, "guest/*.tmpl"))
+var guestTemplates = template.Must(template.New("").Option("missingkey=error").
+	Funcs(template.FuncMap{"dir": path.Dir, "ext": path.Ext}).ParseFS(templates.Guest, "guest/*.tmpl"))
 
 // text renders one of templates/guest.
 func text(name string, data any) (string, error) {
@@ -158,7 +156,8 @@ func (b *builder) userData() ([]byte, error) {
 	doc := ordered{}
 	doc.set("preserve_hostname", false)
 	// Minimal images lack update-locale, and a failed module makes cloud-init report an error for good.
-	doc.set("locale", false)
+	// The word, not the boolean: cloud-init's schema wants a string.
+	doc.set("locale", "false")
 	doc.set("ssh_pwauth", false)
 	doc.set("disable_root", true)
 	if err := b.users(&doc); err != nil {
@@ -183,19 +182,20 @@ func (b *builder) userData() ([]byte, error) {
 	return append([]byte("#cloud-config\n# Written by clusterctl for node "+b.n.Name+".\n"), body...), nil
 }
 
-// bootCommands run before packages are installed. Masking is done once: a later
-// boot must find the services as they were enabled.
+// bootCommands run at every boot before packages are installed. Services are
+// masked below /run until clusterctl-node starts them: a mask below /etc would
+// stand in the way of the units that we write there. What is not this node's
+// role is masked for good.
 func (b *builder) bootCommands() [][]string {
-	var units []string
+	units := []string{}
 	for _, s := range b.services {
 		units = append(units, s.Unit)
 	}
-	units = append(units, b.masks...)
-	slices.Sort(units)
-	units = slices.Compact(units)
-	cmds := [][]string{}
-	if len(units) > 0 {
-		cmds = append(cmds, append([]string{"cloud-init-per", "instance", "clusterctl-mask", "systemctl", "mask"}, units...))
+	cmds := [][]string{
+		{"sh", "-c", "test -e /var/lib/clusterctl/started || systemctl mask --runtime " + strings.Join(units, " ")},
+	}
+	if len(b.masks) > 0 {
+		cmds = append(cmds, append([]string{"systemctl", "mask"}, b.masks...))
 	}
 	for _, line := range b.boot {
 		cmds = append(cmds, []string{"sh", "-c", line})

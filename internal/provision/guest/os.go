@@ -132,35 +132,37 @@ func (b *builder) aptSources(doc *ordered) {
 	}
 }
 
-// versions are the distro's packages that this node needs, with their exact versions.
+// versions are the packages that this node needs, with their exact versions; ""
+// for what the OS has.
 func (b *builder) versions() map[string]string {
-	out := map[string]string{}
-	for name, version := range b.want.Distro.Packages[b.os.name] {
-		if b.needs(name) {
-			out[name] = version
+	var needs []string
+	for _, s := range []struct {
+		service string
+		here    bool
+	}{
+		{"zookeeper", b.n.Has(provision.RoleZooKeeper)},
+		{"docker", b.spec.Services.Docker.Enabled},
+		{"haproxy", b.proxied},
+		{"mesos", b.mesosHere()},
+		{"marathon", b.n.Has(provision.RoleMarathon)},
+		{"chronos", b.n.Has(provision.RoleChronos)},
+		{"bridged", b.proxied && b.spec.Services.Bridged.URL == ""},
+	} {
+		if s.here {
+			needs = append(needs, s.service)
 		}
+	}
+	out := map[string]string{}
+	for _, p := range b.want.Distro.PackagesFor(b.os.name, needs) {
+		out[p.Name] = p.Version
 	}
 	return out
 }
 
-// needs tells by a package's name whether this node has use for it; one that
-// names no role is for every node.
-func (b *builder) needs(name string) bool {
-	switch {
-	case strings.Contains(name, "zookeeper"):
-		return b.n.Has(provision.RoleZooKeeper)
-	case strings.HasPrefix(name, "mesos"):
-		return b.n.Has(provision.RoleMaster) || b.n.Has(provision.RoleSlave)
-	case name == "marathon":
-		return b.n.Has(provision.RoleMarathon)
-	case name == "chronos":
-		return b.n.Has(provision.RoleChronos)
-	case strings.HasPrefix(name, "docker"):
-		return b.spec.Services.Docker.Enabled
-	case name == "haproxy", name == "bridged":
-		return b.proxied
-	}
-	return true
+// mesosHere: schedulers load libmesos, so that they need the package too.
+func (b *builder) mesosHere() bool {
+	return b.n.Has(provision.RoleMaster) || b.n.Has(provision.RoleSlave) ||
+		b.n.Has(provision.RoleMarathon) || b.n.Has(provision.RoleChronos)
 }
 
 // packageList is what cloud-init installs: [name, version] pairs and names.

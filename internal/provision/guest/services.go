@@ -44,13 +44,14 @@ func (b *builder) zookeeper() error {
 	}
 	b.add(file{path: myid, content: strconv.Itoa(b.n.ServerID) + "\n"})
 
-	heap := z.HeapMiB
-	if heap == 0 {
-		heap = min(4096, int(b.n.MemoryMiB/4))
+	// Without a size the JVM takes its share of what the machine has, so that a
+	// resize changes no file.
+	heap := "-XX:MaxRAMPercentage=25"
+	if z.Heap > 0 {
+		heap = fmt.Sprintf("-Xmx%dm", provision.Bytes(z.Heap).MiB())
 	}
 	err = b.template(file{path: "/etc/systemd/system/zookeeper.service"}, "zookeeper.service.tmpl", struct {
-		User, ConfDir, Script string
-		HeapMiB               int
+		User, ConfDir, Script, Heap string
 	}{b.os.zookeeperUser, b.os.zookeeperConf, b.os.zookeeperScript, heap})
 	if err != nil {
 		return err
@@ -86,7 +87,7 @@ func (b *builder) mesos() error {
 	if !slave {
 		b.masks = append(b.masks, "mesos-slave.service")
 	}
-	if !master && !slave && !b.n.Has(provision.RoleMarathon) && !b.n.Has(provision.RoleChronos) {
+	if !b.mesosHere() {
 		return nil
 	}
 	zk, err := b.zkURL(b.spec.Services.ZooKeeper.Chroot)
@@ -169,14 +170,12 @@ func (b *builder) mesosSlave(zk, credential string) error {
 		flags["hostname"], flags["ip"] = a.String(), a.String()
 	}
 	if len(b.n.Attributes) > 0 {
-		var list []string
-		for _, k := range slices.Sorted(maps.Keys(b.n.Attributes)) {
-			list = append(list, k+":"+b.n.Attributes[k])
-		}
-		flags["attributes"] = strings.Join(list, ";")
+		flags["attributes"] = mesosList(b.n.Attributes)
 	}
-	if r := b.resources(); r != "" {
-		flags["resources"] = r
+	if r := b.group().Resources; len(r) > 0 {
+		flags["resources"] = mesosList(r)
+	} else {
+		b.reserve = b.group().Reserve
 	}
 	if b.want.Distro.Features.AgentCheckpointFlag {
 		flags["checkpoint"] = "true"
@@ -208,23 +207,23 @@ func (b *builder) local(port int) string {
 	return netip.AddrPortFrom(a, uint16(port)).String()
 }
 
-// resources leaves the group's reserve to the operating system, HAProxy and bridged.
-func (b *builder) resources() string {
-	for _, g := range b.spec.Groups {
-		if g.Name != b.n.Group {
-			continue
-		}
-		if g.Resources != "" {
-			return g.Resources
-		}
-		if g.Reserve == (provision.Reserve{}) {
-			return ""
-		}
-		cpus := max(0, float64(b.n.CPUs)-g.Reserve.CPUs)
-		mem := max(0, b.n.MemoryMiB-g.Reserve.Memory.MiB())
-		return fmt.Sprintf("cpus:%s;mem:%d", strconv.FormatFloat(cpus, 'g', -1, 64), mem)
+// mesosList writes name:value pairs as Mesos reads attributes and resources.
+func mesosList(pairs map[string]string) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(pairs)) {
+		list = append(list, k+":"+pairs[k])
 	}
-	return ""
+	return strings.Join(list, ";")
+}
+
+// group is the node's group.
+func (b *builder) group() provision.Group {
+	for _, g := range b.spec.Groups {
+		if g.Name == b.n.Group {
+			return g
+		}
+	}
+	return provision.Group{HAProxy: true}
 }
 
 // mesosFlags writes one file per flag, which the packaged init wrapper reads
@@ -248,8 +247,12 @@ func (b *builder) mesosFlags(role, zk string, flags map[string]string, after str
 			role, after, b.want.Distro.Layout.Prefix,
 		})
 	}
+	dir := b.want.Distro.Layout.MasterConf
+	if role == "slave" {
+		dir = b.want.Distro.Layout.AgentConf
+	}
 	for _, name := range slices.Sorted(maps.Keys(flags)) {
-		b.setting("/etc/mesos-"+role, name, flags[name])
+		b.setting(dir, name, flags[name])
 	}
 	extra := ""
 	if role == "slave" {
@@ -263,7 +266,7 @@ func (b *builder) mesosFlags(role, zk string, flags map[string]string, after str
 // ever: order between nodes is by retry.
 func (b *builder) dropIn(unit, after, service string) {
 	b.add(file{path: "/etc/systemd/system/" + unit + ".d/10-clusterctl.conf", content: "# Written by clusterctl.\n[Unit]\n" +
-		"After=network-online.target " + after + "\nWants=network-online.target\nStartLimitIntervalSec=0\n\n" +
+		"After=" + strings.TrimSpace("network-online.target "+after) + "\nWants=network-online.target\nStartLimitIntervalSec=0\n\n" +
 		"[Service]\nRestart=always\nRestartSec=5\n" + service})
 }
 

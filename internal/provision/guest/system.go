@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,19 @@ func (b *builder) time(doc *ordered) {
 // node adds the script and units that start the services and report.
 func (b *builder) node() error {
 	script := file{path: "/usr/local/sbin/clusterctl-node", mode: "0755", early: true}
-	if err := b.template(script, "clusterctl-node.sh.tmpl", struct{ Services []service }{b.services}); err != nil {
+	data := struct {
+		Services        []service
+		ReserveMilliCPU int64
+		ReserveMiB      int64
+		ResourcesFile   string
+	}{Services: b.services, ReserveMilliCPU: int64(b.reserve.CPUs * 1000), ReserveMiB: b.reserve.Memory.MiB()}
+	if b.reserve != (provision.Reserve{}) {
+		data.ResourcesFile = path.Join(b.want.Distro.Layout.AgentConf, "resources")
+		if b.os.bareMesos {
+			data.ResourcesFile = "/etc/clusterctl/mesos-slave-resources.env"
+		}
+	}
+	if err := b.template(script, "clusterctl-node.sh.tmpl", data); err != nil {
 		return err
 	}
 	for _, unit := range []string{"clusterctl-node.service", "clusterctl-report.service", "clusterctl-report.timer"} {
