@@ -83,7 +83,7 @@ func (t *Translator) emitShared(c *haproxy.Change) {
 
 // note keeps the list of entries that have something to report.
 func (t *Translator) note(e *entry) {
-	if e.bad != nil || e.lost != nil || e.shade != nil {
+	if e.bad != nil || e.lost != nil || len(e.shades) > 0 {
 		t.rejected[e] = true
 	} else {
 		delete(t.rejected, e)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"bridged/internal/haproxy"
 )
@@ -89,8 +90,31 @@ func (rt *routeTable) remove(e *entry, f *fragment) {
 		if h := rt.hosts[r.host]; h != nil {
 			h.list = slices.DeleteFunc(h.list, func(b boundRoute) bool { return b.entry == e })
 			rt.dirty[r.host] = true
+			delete(e.shades, r.host)
 		}
 	}
+}
+
+// shadow notes that requests for a host, or a part of them, go to another app.
+func (e *entry) shadow(host, by string, now time.Time) {
+	if len(e.shades) == 0 {
+		e.shades = make(map[string]string)
+		e.shadeSince = now
+	}
+	e.shades[host] = by
+}
+
+// shaded is the rejection of an entry's shadowed vhosts.
+func (e *entry) shaded() *Rejection {
+	if len(e.shades) == 0 {
+		return nil
+	}
+	var lost []string
+	for _, host := range slices.Sorted(maps.Keys(e.shades)) {
+		lost = append(lost, host+" to "+e.shades[host])
+	}
+	return &Rejection{App: e.frag.view.owner, Index: e.index, Reason: ReasonVhostShadowed, Since: e.shadeSince,
+		Detail: "requests that it asks for go elsewhere (" + strings.Join(lost, ", ") + "): give one of them another VHOST, PATH or BACKEND_WEIGHT"}
 }
 
 func (rt *routeTable) add(e *entry, f *fragment) {
@@ -126,19 +150,10 @@ func (rt *routeTable) emit(t *Translator, w *work, c *haproxy.Change) {
 		diffMap(c, mapRedirects, h.redirects, redirects)
 		h.routes, h.redirects = routes, redirects
 		for _, b := range h.list {
-			by, lost := shadowed[b.entry]
-			old := b.entry.shade
-			if !lost {
-				if old != nil && old.host == host {
-					b.entry.shade = nil
-				}
-			} else if old == nil || old.host == host {
-				b.entry.shade = &shadow{host: host, Rejection: Rejection{App: b.frag.view.owner, Index: b.entry.index,
-					Reason: ReasonVhostShadowed, Since: w.now,
-					Detail: "requests for " + host + " that it asks for go to " + by + ": give one of them another VHOST, PATH or BACKEND_WEIGHT"}}
-				if old != nil {
-					b.entry.shade.Since = old.Since
-				}
+			if by, lost := shadowed[b.entry]; lost {
+				b.entry.shadow(host, by, w.now)
+			} else {
+				delete(b.entry.shades, host)
 			}
 			t.note(b.entry)
 		}

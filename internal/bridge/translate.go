@@ -110,13 +110,9 @@ type entry struct {
 	live    *fragment  // what HAProxy was told
 	bad     *Rejection // the definition cannot be used
 	lost    *Rejection // somebody else has what it needs
-	shade   *shadow    // somebody else answers for a vhost of its
-}
 
-// shadow is a vhost that another service answers for.
-type shadow struct {
-	Rejection
-	host string
+	shades     map[string]string // vhosts of its for which somebody else answers: host → app
+	shadeSince time.Time
 }
 
 // definition is an app's definition of one service port, understood.
@@ -598,13 +594,10 @@ func (t *Translator) serves(v *view) bool {
 func (t *Translator) Rejected() []Rejection {
 	var list []Rejection
 	for e := range t.rejected {
-		for _, r := range []*Rejection{e.bad, e.lost} {
+		for _, r := range []*Rejection{e.bad, e.lost, e.shaded()} {
 			if r != nil {
 				list = append(list, *r)
 			}
-		}
-		if e.shade != nil {
-			list = append(list, e.shade.Rejection)
 		}
 	}
 	slices.SortFunc(list, func(a, b Rejection) int {
