@@ -202,7 +202,7 @@ func InstanceUUID(cluster, node string) string {
 func addressMAC(prefix string, a netip.Addr) string {
 	low := addrNumber(a) & (1<<macBits(prefix) - 1)
 	octets := []string{prefix}
-	for shift := 24 - 8*(strings.Count(prefix, ":")-1); shift > 0; {
+	for shift := 8 * (5 - strings.Count(prefix, ":")); shift > 0; {
 		shift -= 8
 		octets = append(octets, fmt.Sprintf("%02x", byte(low>>shift)))
 	}
