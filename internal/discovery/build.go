@@ -170,7 +170,7 @@ func (s *state) stateOf(t *task) TaskState {
 	if in.offAt != 0 && t.at <= in.offAt {
 		return Staging // given up on: not routed, but it may come back
 	}
-	if in.killAt != 0 && in.killAt >= t.since || in.cond.repeated() && in.cond.to >= t.since {
+	if in.killAt > t.since || in.cond.repeated() && in.cond.to > t.since {
 		return Killing
 	}
 	if t.phase == phaseUnreachable {

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/url"
 	"time"
@@ -195,8 +196,15 @@ func (l *loop) synchronised(p piece, now time.Time) {
 	}
 	if p.err != nil {
 		count("error")
+		level := slog.LevelDebug // the same again
+		if l.failed.since.IsZero() {
+			level = slog.LevelWarn
+		}
 		pause := l.failed.pause(now, classify(p.err))
-		l.w.log.Warn("whole picture not read", "reason", run.reason, "retry", pause, "err", p.err)
+		if l.at == nil {
+			pause = jitter(auditEvery) // attaching is tried more often, and asks for all this itself
+		}
+		l.w.log.Log(context.Background(), level, "whole picture not read", "reason", run.reason, "retry", pause, "err", p.err)
 		l.due = now.Add(pause)
 		if l.shown.Connected {
 			l.shown.Err = p.err.Error()

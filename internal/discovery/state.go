@@ -194,7 +194,7 @@ func (s *state) status(e *event) {
 		return
 	}
 	if t == nil {
-		if in.goneAt >= e.at {
+		if in.goneAt > e.at {
 			return
 		}
 		t = s.add(in, e.task, e.app)
@@ -456,11 +456,11 @@ func (s *state) instance(key string) *instance {
 	if in.epoch != s.epoch {
 		in.epoch = s.epoch
 		if in.cond.repeated() {
-			in.killAt = longAgo
+			in.killAt = longAgo + 1
 		}
 		in.cond = conditions{}
 		in.goneAt = 0
-		in.verdictAt, in.killAt, in.offAt = min(in.verdictAt, longAgo), min(in.killAt, longAgo), min(in.offAt, longAgo)
+		in.verdictAt, in.killAt, in.offAt = min(in.verdictAt, longAgo), min(in.killAt, longAgo+1), min(in.offAt, longAgo)
 		for t := in.first; t != nil; t = t.next {
 			t.at, t.since = 0, min(t.since, longAgo)
 		}
