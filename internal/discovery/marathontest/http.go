@@ -119,6 +119,7 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Auth: r.Header.Get("Authorization"), Agent: r.UserAgent(), Via: r.Header.Get("X-Marathon-Via") != "",
 	}
 	c.requests.add(entry)
+	c.notify()
 	defer c.notify()
 
 	faults := c.faults.forRequest(n.index, r.Method, r.URL.RequestURI())

@@ -129,13 +129,20 @@ type streamReader struct {
 	head string
 }
 
-// listen attaches to /v2/events and reads the head of the answer.
+// listen attaches to /v2/events, reads the head of the answer and waits until the stream takes events.
 func listen(t *testing.T, c *Cluster, node int, query string) *streamReader {
 	t.Helper()
+	attached := func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.streamCount
+	}
+	before := attached()
 	l := dialStream(t, c.URL(node), query, "text/event-stream")
 	if !strings.HasPrefix(l.head, "HTTP/1.1 200 ") {
 		t.Fatalf("attach: %s", l.head)
 	}
+	must(t, c.Wait(deadline(t), func() bool { return attached() > before }))
 	return l
 }
 

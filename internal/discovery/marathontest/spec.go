@@ -242,6 +242,7 @@ type (
 // parseDefinition reads posted members. It takes the port forms of every era,
 // whatever version the cluster plays: one test program then fits all versions.
 func parseDefinition(members map[string]json.RawMessage) (*definition, error) {
+	members = withoutNulls(members)
 	d := &definition{
 		members: members, instances: 1, network: HostNetwork,
 		upgrade: UpgradeStrategy{MinimumHealthCapacity: 1, MaximumOverCapacity: 1},
@@ -363,8 +364,16 @@ func (d *definition) placePorts(defs []wirePort, ports []int, container *wireCon
 	}
 }
 
+// withoutNulls leaves out members that are null: to Marathon they were not posted.
+func withoutNulls(members map[string]json.RawMessage) map[string]json.RawMessage {
+	out := maps.Clone(members)
+	maps.DeleteFunc(out, func(_ string, v json.RawMessage) bool { return string(v) == "null" })
+	return out
+}
+
 // update returns the members of d with those of change in their place.
 func (d *definition) update(change map[string]json.RawMessage) map[string]json.RawMessage {
+	change = withoutNulls(change)
 	out := maps.Clone(d.members)
 	for _, name := range portMembers {
 		if _, ok := change[name]; ok {

@@ -301,7 +301,10 @@ func (s *stream) drain() bool {
 		s.queue = s.queue[:rest]
 		s.mu.Unlock()
 
-		_, err := s.conn.Write(buf)
+		var err error
+		if len(buf) > 0 { // all of it may have been filtered
+			_, err = s.conn.Write(buf)
+		}
 		s.mu.Lock()
 		s.outstanding -= taken
 		s.sent += written
