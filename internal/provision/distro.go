@@ -310,3 +310,21 @@ func (m *Manifests) Get(name string) (*Distro, bool) {
 
 // Names lists all manifests, sorted.
 func (m *Manifests) Names() []string { return sortedKeys(m.byName) }
+
+// Systems lists the guest OSes that the manifest has packages for.
+func (d *Distro) Systems() []string { return sortedKeys(d.Packages) }
+
+// Indexes lists the URLs at which the manifest's repositories keep their index.
+func (d *Distro) Indexes() []string {
+	var urls []string
+	for _, os := range sortedKeys(d.Repos) {
+		for _, r := range d.Repos[os] {
+			base, index := strings.TrimSuffix(r.URL, "/"), "/repodata/repomd.xml"
+			if strings.HasPrefix(os, "debian") || strings.HasPrefix(os, "ubuntu") {
+				index = "/dists/" + r.Suite + "/Release"
+			}
+			urls = append(urls, base+index)
+		}
+	}
+	return urls
+}

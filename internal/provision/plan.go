@@ -1,5 +1,7 @@
 package provision
 
+import "slices"
+
 // Plan is what has to be done, as data. A plan without changes may still have
 // a stage that waits for nodes which are not ready yet.
 type Plan struct {
@@ -133,4 +135,19 @@ type Gate struct {
 	// Without names the node that is about to be changed: the gate holds when
 	// the rest would still have its quorum.
 	Without string `json:"without,omitempty"`
+}
+
+// SameChanges reports whether two plans change the same objects in the same
+// way. The folder does not count: taking the lease makes it.
+func (p *Plan) SameChanges(o *Plan) bool {
+	key := func(p *Plan) []string {
+		var keys []string
+		for i := range p.Changes {
+			if c := &p.Changes[i]; c.Kind != "folder" {
+				keys = append(keys, string(c.Action)+" "+c.Kind+" "+c.Name)
+			}
+		}
+		return keys
+	}
+	return slices.Equal(key(p), key(o))
 }

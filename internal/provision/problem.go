@@ -153,3 +153,14 @@ func didYouMean(s string, known []string) string {
 	}
 	return "known here: " + strings.Join(known, ", ")
 }
+
+// Unique drops problems that are reported twice, by two ways of looking.
+func (ps Problems) Unique() Problems {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(ps), func(p Problem) bool {
+		line := p.String()
+		twice := seen[line]
+		seen[line] = true
+		return twice
+	})
+}

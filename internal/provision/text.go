@@ -88,6 +88,16 @@ func (c *Change) story() (group, what string) {
 	return group, strings.Join(parts, ", ")
 }
 
+// address is the IPv4 address in what a change says, "" for none.
+func (c *Change) address() string {
+	for part := range strings.SplitSeq(c.What, ", ") {
+		if _, err := parseIPv4(part); err == nil {
+			return part
+		}
+	}
+	return ""
+}
+
 func writeChanges(b *strings.Builder, changes []Change) {
 	first := &changes[0]
 	name, what := first.Name, first.What
@@ -95,6 +105,9 @@ func writeChanges(b *strings.Builder, changes []Change) {
 		last := &changes[n-1]
 		name = fmt.Sprintf("%s … %s (%d)", first.Name, last.Name, n)
 		_, what = first.story()
+		if from, to := first.address(), last.address(); from != "" && to != "" {
+			what += ", " + from + " … " + to
+		}
 	}
 	fmt.Fprintf(b, "  %s %-8s %-6s %s", signs[first.Action], first.Action, first.Kind, name)
 	if what != "" {
