@@ -225,7 +225,7 @@ func (o TranslateOptions) CheckTemplates() []error {
 	var errs []error
 	d := newMLBDialect(&o)
 	for _, name := range slices.Sorted(maps.Keys(o.Templates)) {
-		tpl, ok := templates[name]
+		tpl, ok := mlbTemplates[name]
 		if !ok {
 			errs = append(errs, &fragmentError{ReasonTemplate, "template HAPROXY_" + name + ": there is none of this name"})
 			continue

@@ -26,9 +26,9 @@ const (
 	challenge = "http-request auth realm {realm} if "
 )
 
-// templates are all there are, with today's spelling of the directives that HAProxy has
+// mlbTemplates are all there are, with today's spelling of the directives that HAProxy has
 // removed since marathon-lb wrote them.
-var templates = map[string]template{
+var mlbTemplates = map[string]template{
 	"HEAD":                     {raw: true},
 	"HTTP_FRONTEND_HEAD":       {raw: true},
 	"HTTPS_FRONTEND_HEAD":      {},
@@ -104,7 +104,7 @@ const serverCheck = "check inter {healthCheckIntervalSeconds}s fall {healthCheck
 // labelTemplates are the templates that a label may override.
 var labelTemplates = func() map[string]bool {
 	m := make(map[string]bool)
-	for name, t := range templates {
+	for name, t := range mlbTemplates {
 		if t.label {
 			m[name] = true
 		}
@@ -113,7 +113,7 @@ var labelTemplates = func() map[string]bool {
 }()
 
 // TemplateNames lists the templates that exist, without the prefix HAPROXY_.
-func TemplateNames() []string { return slices.Sorted(maps.Keys(templates)) }
+func TemplateNames() []string { return slices.Sorted(maps.Keys(mlbTemplates)) }
 
 // templateSet finds and expands templates: a label of the service, else the operator's,
 // else ours.
@@ -141,7 +141,7 @@ func (ts *templateSet) overridden(s *settings, names ...string) bool {
 
 // expand gives the text of a template.
 func (ts *templateSet) expand(v *view, name string, p params) (text string, err error) {
-	tpl := templates[name]
+	tpl := mlbTemplates[name]
 	label := ""
 	text = tpl.text
 	foreign := false
