@@ -1,6 +1,7 @@
 package marathontest
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -20,6 +21,9 @@ import (
 // When a task ends its listeners and connections are closed at once, as those of
 // a killed process. The zero value is ready to use, from any goroutine.
 type Backends struct {
+	// Graceful lets tasks finish the requests they are at when they end, for at most 10 s. Set it before use.
+	Graceful bool
+
 	mu       sync.Mutex // guards what follows
 	byTask   map[string]*backend
 	requests int
@@ -54,7 +58,19 @@ func (b *Backends) Serve(t Task, port int, listen netip.AddrPort) (int, func(), 
 		}),
 	}
 	b.serving.Go(func() { server.Serve(ln) })
-	return got, func() { server.Close() }, nil
+	stop := func() { server.Close() }
+	if b.Graceful {
+		stop = func() {
+			ln.Close() // before anybody is told, so that no new connection gets in
+			b.serving.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				server.Shutdown(ctx) // what has not ended by then is cut
+				server.Close()
+			})
+		}
+	}
+	return got, stop, nil
 }
 
 func (b *Backends) of(task string) *backend {

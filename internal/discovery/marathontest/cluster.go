@@ -37,12 +37,15 @@ type Options struct {
 	// ProxyTimeout ends what a standby proxies after this time without a byte, default 10 s.
 	ProxyTimeout time.Duration
 
-	// Delays of a task's life. Zero: at once, in the same call. StageDelay: until
-	// Mesos takes the launch; StartDelay: staging to running; HealthDelay: running
-	// to alive; ReadyDelay: running to ready, for apps with readiness checks;
-	// KillDelay: from the signal to the end; RelaunchDelay: from the end to a
-	// replacement. Negative HealthDelay and ReadyDelay: not before SetHealth and SetReady.
-	StageDelay, StartDelay, HealthDelay, ReadyDelay, KillDelay, RelaunchDelay time.Duration
+	// Delays of a task's life. Zero: at once, in the same call. Negative HealthDelay
+	// and ReadyDelay: not before SetHealth and SetReady.
+	StageDelay    time.Duration // until Mesos takes the launch
+	StartDelay    time.Duration // staging to running
+	HealthDelay   time.Duration // running to alive
+	ReadyDelay    time.Duration // running to ready, for apps with readiness checks
+	SignalDelay   time.Duration // from the decision to kill to the signal, when TASK_KILLING is told
+	KillDelay     time.Duration // from the signal to the end of the process
+	RelaunchDelay time.Duration // from the end to a replacement
 	// RecheckDelay is how long a new leader knows nothing of health. Zero: until
 	// the election is done; negative: until [Cluster.Recheck].
 	RecheckDelay time.Duration
@@ -77,7 +80,7 @@ type Options struct {
 	NoCompression bool   // --disable_http_compression
 	HeavyEvents   bool   // --deprecated_features=api_heavy_events
 
-	// Listen and Dial replace the network, for tests in a bubble of testing/synctest.
+	// Listen and Dial replace the network; see [MemoryNetwork].
 	Listen func(node int) (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	// Callback carries the POSTs to callback URLs, default a transport of its own.

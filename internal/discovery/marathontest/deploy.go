@@ -121,6 +121,11 @@ func (c *Cluster) commit(ch change) (*deployment, error) {
 	}
 	for _, id := range ch.gone {
 		a := c.apps[id]
+		if len(a.def.checks) > 0 {
+			o := newObject(128)
+			o.str("appId", id)
+			c.publish("remove_health_check_event", id, "", o)
+		}
 		a.deleting = true
 		delete(c.apps, id)
 		c.leaving[id] = a
@@ -138,6 +143,11 @@ func (c *Cluster) commit(ch change) (*deployment, error) {
 	c.rootVersion = version
 	if d.original != nil {
 		d.target = c.groupJSON("/", false, nil)
+	}
+	for _, def := range ch.want {
+		if def.configAt == version {
+			c.addCheckEvents(def)
+		}
 	}
 	c.groupEvent(ch.group, version)
 	if ch.post != nil && !c.profile.postBefore {
@@ -398,4 +408,3 @@ func (c *Cluster) roll(a *app) bool {
 	}
 	return ready >= n
 }
-

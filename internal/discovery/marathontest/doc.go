@@ -20,7 +20,7 @@
 // # Faithfulness
 //
 // What a version does differently stands in one place, profile.go. Members of
-// JSON, their order, and null against absent follow Marathon's serializers at the
+// JSON, their types, and null against absent follow Marathon's serializers at the
 // release tags: api/v2/json/Formats.scala to 1.4, the RAML types from 1.5 on.
 // The event stream is written as Jetty's EventSourceServlet does: CRLF lines, a
 // heartbeat of CR and LF in two writes, no chunking, an end by end of file, and an
@@ -38,7 +38,7 @@
 // With the zero delays of [Options] a call returns when all it sets off has
 // happened, down to the health of the last task, so tests need not wait. With
 // delays things happen by timers, and [Cluster.WaitQuiet] waits for their end.
-// The network can be replaced, so that all of it runs under testing/synctest.
+// With a [MemoryNetwork] all of it runs under testing/synctest.
 //
 // # Concurrency
 //

@@ -180,6 +180,16 @@ func (c *Cluster) checkEvents(t *task, i int) {
 	c.publish("health_status_changed_event", t.app.id, t.id, o)
 }
 
+func (c *Cluster) addCheckEvents(d *definition) {
+	for _, h := range d.checks {
+		o := newObject(384)
+		o.str("appId", d.id)
+		o.str("version", d.version)
+		o.raw("healthCheck", c.profile.healthCheck(h))
+		c.publish("add_health_check_event", d.id, "", o)
+	}
+}
+
 func (c *Cluster) unhealthyKillEvent(t *task, reason string) {
 	p := c.profile
 	if !p.since(1, 0, 0) {

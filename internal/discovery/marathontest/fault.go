@@ -57,12 +57,12 @@ const (
 type Fault struct {
 	Kind FaultKind
 
-	Nodes  []int  // nodes by number; nil: all
-	Method string // "": any
-	Path   string // beginning of the path with query, without Options.BasePath; "": any
-	Event  string // event type; "": any
-	Match  func(Event) bool
-	Stream int // number of the stream, from 1 in order of attachment; 0: all
+	Nodes  []int            // nodes by number; nil: all
+	Method string           // "": any
+	Path   string           // beginning of the path with query, without Options.BasePath; "": any
+	Event  string           // event type; "": any
+	Match  func(Event) bool // must not call the cluster
+	Stream int              // number of the stream, from 1 in order of attachment; 0: all
 
 	Skip   int     // let the first ones pass
 	Times  int     // then strike so often; 0: until removed

@@ -253,8 +253,8 @@ func (n *node) write(w http.ResponseWriter, r *http.Request, a answer, faults []
 	}
 	if n.profile.gzip && !n.c.opts.NoCompression && r.Method == http.MethodGet && acceptsGzip(r) && len(a.body) > 0 {
 		var zipped bytes.Buffer
-		z := gzip.NewWriter(&zipped)
-		z.Write(a.body) // into memory
+		z, _ := gzip.NewWriterLevel(&zipped, gzip.BestSpeed) // the level is valid
+		z.Write(a.body)                                      // into memory
 		z.Close()
 		a.body = zipped.Bytes()
 		h.Set("Content-Encoding", "gzip")

@@ -7,9 +7,9 @@ import (
 	"strconv"
 )
 
-// object builds one JSON object, members in the order they are added. Marathon
-// writes members in a fixed order for each version, and 10 000 tasks have to be
-// written in milliseconds, so maps and reflection do not serve here.
+// object builds one JSON object, members in the order they are added. Members
+// come and go with the version, and 10 000 tasks have to be written in
+// milliseconds, so structs and reflection do not serve here.
 type object struct{ b []byte }
 
 func newObject(capacity int) *object {

@@ -18,6 +18,17 @@ func (a *app) active() []*task {
 	return out
 }
 
+// occupied is the number of instances whose place is taken: one that is being killed is replaced when it has ended.
+func (a *app) occupied() int {
+	n := 0
+	for _, t := range a.tasks {
+		if !t.terminal && !t.inactive {
+			n++
+		}
+	}
+	return n
+}
+
 func backwards(ts []*task) []*task {
 	out := slices.Clone(ts)
 	slices.Reverse(out)
@@ -39,13 +50,12 @@ func (c *Cluster) look(a *app) {
 				return
 			}
 		}
-		if len(a.active()) < a.def.instances && !a.deleting {
+		if a.occupied() < a.def.instances && !a.deleting {
 			c.after(c.opts.RelaunchDelay, func() {
-				for range a.def.instances - len(a.active()) {
-					if a.deleting {
-						return
+				if !a.deleting {
+					for range a.def.instances - a.occupied() {
+						c.launch(a)
 					}
-					c.launch(a)
 				}
 			})
 		}
@@ -228,10 +238,15 @@ func (c *Cluster) kill(t *task, relaunch bool) {
 		c.end(t, stateKilled, "Killed", "")
 		return
 	}
-	if c.profile.since(1, 0, 0) && !c.opts.NoTaskKilling {
-		c.setState(t, stateKilling, "Killing", "")
-	}
-	c.after(c.opts.KillDelay, func() { c.end(t, stateKilled, "Killed", "Command terminated with signal Terminated") })
+	c.after(c.opts.SignalDelay, func() {
+		if t.terminal {
+			return
+		}
+		if c.profile.since(1, 0, 0) && !c.opts.NoTaskKilling {
+			c.setState(t, stateKilling, "Killing", "")
+		}
+		c.after(c.opts.KillDelay, func() { c.end(t, stateKilled, "Killed", "Command terminated with signal Terminated") })
+	})
 }
 
 // end makes a task terminal. The process is gone before anybody is told.

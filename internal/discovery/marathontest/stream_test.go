@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"syscall"
@@ -59,11 +58,12 @@ func TestFirstVersionsWriteNoEventLine(t *testing.T) {
 // TestHeartbeatIsTwoWrites uses a pipe, which hands over one write at a time, and a bubble's clock.
 func TestHeartbeatIsTwoWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pipes := newPipeListener()
-		c := New(Options{Listen: func(int) (net.Listener, error) { return pipes, nil }})
+		var network MemoryNetwork
+		c := New(Options{Listen: network.Listen, Dial: network.DialContext})
 		must(t, c.Start())
 		defer c.Close()
-		conn := pipes.dial()
+		conn, err := network.DialContext(t.Context(), "tcp", strings.TrimPrefix(c.URL(0), "http://"))
+		must(t, err)
 		defer conn.Close()
 		io.WriteString(conn, "GET /v2/events?event_type=x HTTP/1.1\r\nHost: m\r\nAccept: text/event-stream\r\n\r\n")
 		buf := make([]byte, 4096)
@@ -82,42 +82,6 @@ func TestHeartbeatIsTwoWrites(t *testing.T) {
 		}
 	})
 }
-
-// pipeListener accepts in-memory connections.
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{make(chan net.Conn), make(chan struct{})}
-}
-
-func (l *pipeListener) dial() net.Conn {
-	client, server := net.Pipe()
-	l.conns <- server
-	return client
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error {
-	select {
-	case <-l.done:
-	default:
-		close(l.done)
-	}
-	return nil
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 func TestAcceptMustBeExact(t *testing.T) {
 	c := start(t, Options{})
@@ -336,11 +300,12 @@ func TestEventFaults(t *testing.T) {
 
 func TestStalledStreamsBeatAndSilentOnesDoNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pipes := newPipeListener()
-		c := New(Options{Listen: func(int) (net.Listener, error) { return pipes, nil }})
+		var network MemoryNetwork
+		c := New(Options{Listen: network.Listen, Dial: network.DialContext})
 		must(t, c.Start())
 		defer c.Close()
-		conn := pipes.dial()
+		conn, err := network.DialContext(t.Context(), "tcp", strings.TrimPrefix(c.URL(0), "http://"))
+		must(t, err)
 		defer conn.Close()
 		io.WriteString(conn, "GET /v2/events?event_type=mark HTTP/1.1\r\nHost: m\r\nAccept: text/event-stream\r\n\r\n")
 		heard := make(chan string, 100)
