@@ -135,7 +135,7 @@ const (
 func RulePrefix(cluster string) string { return "clusterctl:" + cluster + ":" }
 
 // Facts are what validation against the provider needs. Only ScopeOnline fills
-// Hosts, Datastores, Denied and Foreign.Blocks by MAC and address.
+// Denied and Neighbours.
 type Facts struct {
 	Datacenter string
 	Missing    []Missing // names of the blueprint that match nothing, or several things
@@ -143,6 +143,16 @@ type Facts struct {
 	Datastores []Datastore
 	Image      ImageFacts
 	Denied     []Denied
+	Neighbours []Neighbour
+}
+
+// Neighbour is a VM of somebody else on the cluster's networks, with those of
+// its addresses that lie in the blueprint's CIDR. The planner says which of them
+// a node needs.
+type Neighbour struct {
+	Name      string
+	Addresses []netip.Addr
+	MACs      []string // lower case, colons
 }
 
 // Missing is a name in the blueprint without exactly one object behind it.
