@@ -106,9 +106,13 @@ func (s *state) place(t *task, services []*Service, task Task) (unresolved bool)
 				addr = t.addrs[0]
 			}
 		}
-		if i < len(services) && addr.IsValid() && number != 0 {
+		at := i
+		if t.layout != nil {
+			at = counterpart(t.layout.Ports, i, t.app.def.Ports)
+		}
+		if at >= 0 && addr.IsValid() && number != 0 {
 			task.Addr = netip.AddrPortFrom(addr, number)
-			sv := services[i]
+			sv := services[at]
 			if sv.Tasks == nil {
 				sv.Tasks = make([]Task, 0, len(t.app.tasks))
 			}
@@ -116,6 +120,25 @@ func (s *state) place(t *task, services []*Service, task Task) (unresolved bool)
 		}
 	}
 	return false
+}
+
+// counterpart is the port of the present definition that port i of an older one stands
+// for: the one with its service port, else the one in its place, if that is as new as
+// port i is old; else -1.
+func counterpart(old []Port, i int, now []Port) int {
+	with := func(ports []Port, service uint16) int {
+		if service == 0 {
+			return -1
+		}
+		return slices.IndexFunc(ports, func(p Port) bool { return p.Service == service })
+	}
+	if j := with(now, old[i].Service); j >= 0 {
+		return j
+	}
+	if i < len(now) && with(old, now[i].Service) < 0 {
+		return i
+	}
+	return -1
 }
 
 func (s *state) address(t *task) (netip.Addr, bool) {

@@ -200,6 +200,7 @@ func TestReorderedAndRepeatedEvents(t *testing.T) {
 				}
 				w.settle(time.Second)
 				w.matches("after disorder")
+				w.auditsFindNothing()
 			})
 		})
 	}
@@ -328,9 +329,9 @@ func TestSlowReceiverGetsOneMergedUpdate(t *testing.T) {
 		w.paused = resume
 		w.mu.Unlock()
 		// The receiver is inside a receive still: this one ends it.
+		began := time.Now()
 		must(t, w.cluster.Scale("/web", 3))
 		w.settle(100 * time.Millisecond)
-		began := time.Now()
 		for i := range 20 {
 			must(t, w.cluster.Scale("/web", 3+i))
 			w.settle(100 * time.Millisecond)

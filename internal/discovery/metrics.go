@@ -100,7 +100,7 @@ func (m *metrics) picture(apps int, c, old counts) {
 	}
 }
 
-func flag(on bool) float64 {
+func oneIf(on bool) float64 {
 	if on {
 		return 1
 	}

@@ -465,9 +465,9 @@ func (w *wireApp) ready(t *wireTask) bool {
 	return any && all
 }
 
-// samePorts says whether tasks of a and of b are reached in the same way.
+// samePorts says whether tasks of a and of b are reached in the same way, for the same services.
 func samePorts(a, b *App) bool {
 	return a.Network == b.Network && slices.EqualFunc(a.Ports, b.Ports, func(p, q Port) bool {
-		return p.Container == q.Container && p.Mapped == q.Mapped
+		return p.Service == q.Service && p.Container == q.Container && p.Mapped == q.Mapped
 	})
 }

@@ -133,7 +133,8 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 	if t.seq <= r.since {
 		changed = t.phase != d.phase || !slices.Equal(t.ports, d.ports) || !slices.Equal(t.addrs, d.addrs) || t.host != d.host
 		if d.phase == phaseRunning && in.offAt != 0 {
-			in.offAt, changed = 0, true
+			changed = changed || t.at <= in.offAt
+			in.offAt = 0
 		}
 		t.phase, t.host = d.phase, d.host
 		if len(d.ports) > 0 || d.phase != phaseRunning {

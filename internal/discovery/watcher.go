@@ -317,8 +317,8 @@ func (l *loop) show() {
 	s.Apps, s.Services, s.Tasks, s.Waiting = len(l.state.apps), c.services, c.running+c.killing+c.unreachable, c.unresolved
 	l.shown = s
 	l.w.status.Store(&s)
-	l.w.metrics.connected.Set(flag(s.Connected))
-	l.w.metrics.held.Set(flag(s.Held != ""))
+	l.w.metrics.connected.Set(oneIf(s.Connected))
+	l.w.metrics.held.Set(oneIf(s.Held != ""))
 }
 
 // advance does what is due by now, and sets the timer for what comes next.

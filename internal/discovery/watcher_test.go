@@ -162,6 +162,22 @@ func (w *world) matches(when string) {
 	}
 }
 
+// auditsFindNothing lets time pass for some audits, and fails the test when they had
+// anything to correct: the events alone should have told.
+func (w *world) auditsFindNothing() {
+	w.t.Helper()
+	corrections := func() float64 { return w.counter("resyncs_total", "reason", "audit", "result", "corrected") }
+	corrected := corrections() // an audit may overtake an event that was delayed
+	before := w.counter("resyncs_total", "reason", "audit")
+	w.settle(30 * time.Second)
+	if w.counter("resyncs_total", "reason", "audit") == before {
+		w.t.Errorf("no audits in 30 s")
+	}
+	if n := corrections() - corrected; n != 0 {
+		w.t.Errorf("audits corrected the picture %v times", n)
+	}
+}
+
 func (w *world) dump() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -283,6 +299,7 @@ func TestLife(t *testing.T) {
 				must(c.Delete("/shop/cart"))
 				w.settle(time.Second)
 				w.matches("deleted")
+				w.auditsFindNothing()
 				// Up to 1.4 a burst of events may have lost some: everything is read again.
 				most := 1
 				if parseVersion(version).losesBursts() {
