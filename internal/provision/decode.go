@@ -179,7 +179,7 @@ func (d *decoder) structure(path string, n *yaml.Node, v reflect.Value) {
 			if !moved {
 				remedy = didYouMean(name, known)
 			}
-			d.problem(key, "E01", join(path, name), "unknown key", remedy)
+			d.problem(key, "E01", join(path, name), unknownKey, remedy)
 			continue
 		}
 		d.decode(join(path, name), value, v.Field(fields[at].index))
@@ -378,6 +378,8 @@ func parseDuration(s string) (time.Duration, error) {
 	}
 	return t, err
 }
+
+const unknownKey = "unknown key"
 
 type field struct {
 	name  string

@@ -139,11 +139,10 @@ func (s *source) position(path string) Position {
 		if p, ok := s.pos[path]; ok {
 			return p
 		}
-		at := strings.LastIndexAny(path, ".[")
-		if at < 0 {
-			return s.pos[""]
+		if path == "" {
+			return Position{}
 		}
-		path = path[:at]
+		path = outer(path)
 	}
 }
 

@@ -3,6 +3,7 @@ package provision
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,6 +62,31 @@ func (c *Count) decodeNode(d *decoder, path string, n *yaml.Node) {
 		i, err := strconv.ParseUint(s, 10, 16)
 		return Count{N: int(i)}, err
 	})
+}
+
+func (r *Role) decodeNode(d *decoder, path string, n *yaml.Node) {
+	var name string
+	d.scalar(path, n, reflect.ValueOf(&name).Elem())
+	*r = Role(name)
+	if slices.Contains(Roles, *r) || n.Kind != yaml.ScalarNode {
+		return
+	}
+	what, remedy := "unknown role "+shown(name), ""
+	switch name {
+	case "docker", "haproxy", "bridged":
+		what, remedy = name+" is not a role: it is on every node", "remove it"
+	case "mesos-agent", "slave", "agent":
+		remedy = "write mesos-slave"
+	case "master":
+		remedy = "write mesos-master"
+	default:
+		known := make([]string, len(Roles))
+		for i, r := range Roles {
+			known[i] = string(r)
+		}
+		remedy = didYouMean(name, known)
+	}
+	d.problem(n, "E01", path, what, remedy)
 }
 
 // decodeNode of addresses: the word dhcp, or a list of ranges.

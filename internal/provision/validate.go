@@ -54,9 +54,10 @@ func (ps Problems) taintAll() bool {
 	return slices.ContainsFunc(ps, func(p Problem) bool { return p.Path == "" })
 }
 
-// bad reports a problem at path, unless decoding complained there already.
+// bad reports a problem at path, unless decoding complained there already, or
+// in a way that explains why the path is absent.
 func (k *checker) bad(code, at, what, remedy string) {
-	if k.c.source.problems.taint(at) {
+	if k.c.source.problems.taint(at) || k.misspelt(at) {
 		return
 	}
 	k.problems = append(k.problems, Problem{
@@ -64,17 +65,23 @@ func (k *checker) bad(code, at, what, remedy string) {
 	})
 }
 
-// missing reports an absent key, unless its mapping has a misspelt one.
-func (k *checker) missing(at, remedy string) {
-	parent := at[:max(0, strings.LastIndexByte(at, '.'))]
-	for i := range k.c.source.problems {
-		p := &k.c.source.problems[i]
-		if p.What == "unknown key" && p.Path[:max(0, strings.LastIndexByte(p.Path, '.'))] == parent {
-			return
-		}
+// misspelt reports whether path is absent from a mapping that has an unknown
+// key, which is then probably what was meant.
+func (k *checker) misspelt(at string) bool {
+	if _, present := k.c.source.pos[at]; present || at == "" {
+		return false
 	}
-	k.bad("E01", at, "is missing", remedy)
+	parent := outer(at)
+	if k.misspelt(parent) {
+		return true
+	}
+	return slices.ContainsFunc(k.c.source.problems, func(p Problem) bool { return p.What == unknownKey && outer(p.Path) == parent })
 }
+
+// outer is the path of what a path's value stands in.
+func outer(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
+
+func (k *checker) missing(at, remedy string) { k.bad("E01", at, "is missing", remedy) }
 
 // oneOf checks an enumeration.
 func (k *checker) oneOf(at, have string, want ...string) {
@@ -363,7 +370,7 @@ func (k *checker) addons() {
 		if slices.Contains(ownUnits, a.Name) {
 			k.bad("E12", at+".name", a.Name+" is a service of the cluster", "choose another name")
 		}
-		k.roleNames(at, a.Roles)
+		k.rolesTwice(at, a.Roles)
 		if a.Package != "" && (strings.ContainsAny(a.Package, " \t;&|$'\"") || !k.text(at+".package", a.Package)) {
 			k.bad("E01", at+".package", "want name or name=version, have "+shown(a.Package), "give one package per addon")
 		}
@@ -393,26 +400,11 @@ func owned(file string) bool {
 	return false
 }
 
-func (k *checker) roleNames(at string, roles []Role) {
-	known := make([]string, len(Roles))
-	for i, r := range Roles {
-		known[i] = string(r)
-	}
+// rolesTwice finds a role that stands twice in a list; names are checked where they are read.
+func (k *checker) rolesTwice(at string, roles []Role) {
 	for i, r := range roles {
-		here := fmt.Sprintf("%s.roles[%d]", at, i)
-		switch {
-		case slices.Contains(Roles, r):
-			if slices.Index(roles, r) < i {
-				k.bad("E10", here, fmt.Sprintf("the role %s stands twice", r), "remove one of the two")
-			}
-		case r == "docker" || r == "haproxy" || r == "bridged":
-			k.bad("E01", here, fmt.Sprintf("%s is not a role: it is on every node", r), "remove it")
-		case r == "mesos-agent" || r == "slave" || r == "agent":
-			k.bad("E01", here, fmt.Sprintf("unknown role %q", r), "write mesos-slave")
-		case r == "master":
-			k.bad("E01", here, `unknown role "master"`, "write mesos-master")
-		default:
-			k.bad("E01", here, "unknown role "+shown(string(r)), didYouMean(string(r), known))
+		if slices.Index(roles, r) < i {
+			k.bad("E10", fmt.Sprintf("%s.roles[%d]", at, i), fmt.Sprintf("the role %s stands twice", r), "remove one of the two")
 		}
 	}
 }

@@ -63,7 +63,6 @@ func (k *checker) groups() {
 		}
 		k.group(at, g)
 	}
-	k.nodeNames()
 }
 
 func (k *checker) group(at string, g *Group) {
@@ -73,7 +72,7 @@ func (k *checker) group(at string, g *Group) {
 			k.missing(at+".roles", "give at least one of zookeeper, mesos-master, marathon, chronos, mesos-slave")
 		}
 	}
-	k.roleNames(at, g.Roles)
+	k.rolesTwice(at, g.Roles)
 	if g.has(RoleMaster) && g.has(RoleSlave) && !spec.Dev {
 		k.bad("E10", at+".roles", "mesos-master and mesos-slave share a node", "use two groups, or set spec.dev: true")
 	}
@@ -89,9 +88,7 @@ func (k *checker) group(at string, g *Group) {
 	}
 	if _, ok := spec.Sizes[g.SizeName]; !ok {
 		k.bad("E14", at+".size", "unknown size "+shown(g.SizeName), didYouMean(g.SizeName, sortedKeys(spec.Sizes)))
-	} else if size := spec.Sizes[g.SizeName]; g.CPUs != size.CPUs || g.Memory != size.Memory || size.Cores != 0 && g.Cores != size.Cores {
-		k.hardware(at, g.CPUs, g.Cores, g.Memory)
-	} else if g.CPUs > 0 && g.Cores > 0 && g.CPUs%g.Cores != 0 {
+	} else if size := spec.Sizes[g.SizeName]; g.CPUs != size.CPUs || g.Memory != size.Memory || g.Cores != size.Cores {
 		k.hardware(at, g.CPUs, g.Cores, g.Memory)
 	}
 	k.disks(at, g)
@@ -180,6 +177,7 @@ func (k *checker) placement(at string, g *Group) {
 }
 
 func (k *checker) strategy(at string, g *Group) {
+	roles := at + ".roles"
 	s, at := &g.Strategy, at+".strategy"
 	k.oneOf(at+".type", s.Type, "replace", "inPlace")
 	allowed := s.MaxUnavailable.Of(g.count())
@@ -192,7 +190,7 @@ func (k *checker) strategy(at string, g *Group) {
 	switch {
 	case s.MaxSurge < 0 || s.MaxSurge > 50:
 		k.bad("E16", at+".maxSurge", fmt.Sprintf("want 0 to 50, have %d", s.MaxSurge), "correct the number")
-	case s.MaxSurge > 0 && (g.quorum() || !g.has(RoleSlave)):
+	case s.MaxSurge > 0 && (g.quorum() || !g.has(RoleSlave)) && !k.c.source.problems.taint(roles):
 		k.bad("E16", at+".maxSurge", "extra nodes make sense for mesos-slave only", "remove it: masters keep their number")
 	case s.MaxSurge > 0 && s.Type == "inPlace":
 		k.bad("E16", at+".maxSurge", "stands beside type: inPlace, which makes no nodes", "remove one of the two")
@@ -212,6 +210,9 @@ var (
 )
 
 func (k *checker) slaveSettings(at string, g *Group) {
+	if k.c.source.problems.taint(at + ".roles") {
+		return
+	}
 	if !g.has(RoleSlave) {
 		for key, given := range map[string]bool{"attributes": len(g.Attributes) > 0, "resources": len(g.Resources) > 0, "reserve": g.Reserve != Reserve{}} {
 			if given {
@@ -245,39 +246,6 @@ func (k *checker) slaveSettings(at string, g *Group) {
 	}
 	if g.Memory > 0 && g.Reserve.Memory >= g.Memory {
 		k.bad("E14", at+".reserve.memory", fmt.Sprintf("want less than the node's %s, have %s", g.Memory, g.Reserve.Memory), "leave something to Mesos")
-	}
-}
-
-// nodeNames checks that the names of nodes are host names, and that groups a
-// and a-1 do not both call a node c-a-1-1.
-func (k *checker) nodeNames() {
-	if k.c.source.problems.taint("spec.groups") || !clusterName.MatchString(k.c.Metadata.Name) {
-		return
-	}
-	suffix := 0
-	if d := k.c.Spec.Network.Domain; d != "" {
-		suffix = len(d) + 1
-	}
-	owner := map[string]string{}
-	for i := range k.c.Spec.Groups {
-		g := &k.c.Spec.Groups[i]
-		at := fmt.Sprintf("spec.groups[%d].name", i)
-		if slices.ContainsFunc(k.c.Spec.Groups[:i], func(o Group) bool { return o.Name == g.Name }) {
-			continue
-		}
-		if n := g.count(); n > 0 && n <= MaxNodes {
-			if last := nodeName(k.c.Metadata.Name, g.Name, n-1+g.Strategy.MaxSurge); len(last) > 63 || len(last)+suffix > 253 {
-				k.bad("E12", at, fmt.Sprintf("the host name %s is longer than DNS allows", last), "shorten the cluster's or the group's name")
-			}
-		}
-		for j := range min(g.count()+max(0, g.Strategy.MaxSurge), 2*MaxNodes) {
-			name := nodeName(k.c.Metadata.Name, g.Name, j)
-			if other, taken := owner[name]; taken {
-				k.bad("E12", at, fmt.Sprintf("groups %s and %s both have a node %s", other, g.Name, name), "rename one group")
-				break
-			}
-			owner[name] = g.Name
-		}
 	}
 }
 

@@ -38,7 +38,9 @@ func (k *checker) network() {
 			k.bad("E01", fmt.Sprintf("%s.dns[%d]", at, i), "is empty", "give an IPv4 address")
 		}
 	}
-	if n.Domain != "" {
+	if len(n.Domain) > 180 {
+		k.bad("E12", at+".domain", fmt.Sprintf("want at most 180 bytes, have %d", len(n.Domain)), "host names with it may have 253")
+	} else if n.Domain != "" {
 		k.pattern("E12", at+".domain", n.Domain, domainName, "a DNS domain in lower case")
 	}
 	for i, server := range n.NTP {
@@ -186,7 +188,13 @@ func (k *checker) enoughAddresses() {
 	for i := range spec.Groups {
 		g := &spec.Groups[i]
 		at := fmt.Sprintf("spec.groups[%d]", i)
-		need := g.count() + max(0, g.Strategy.MaxSurge)
+		need := g.count()
+		if !g.quorum() {
+			need += max(0, g.Strategy.MaxSurge)
+		}
+		if need > MaxNodes {
+			return // that is the mistake
+		}
 		switch {
 		case !g.fixed(net) && g.quorum():
 			where := at + ".addresses"

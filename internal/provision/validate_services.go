@@ -261,7 +261,7 @@ func (k *checker) distroRef() {
 	d := k.distro.with(&k.c.Spec.Services)
 	if len(d.Packages[k.c.Spec.Image.OS]) == 0 {
 		k.bad("E13", at, fmt.Sprintf("%s has no packages for %s", d.Name, k.c.Spec.Image.OS),
-			fmt.Sprintf("it has them for %s; else write spec.image.packages: prebaked", strings.Join(sortedKeys(d.Packages), ", ")))
+			fmt.Sprintf("it has them for %s; else write spec.image.packages: prebaked", or(strings.Join(sortedKeys(d.Packages), ", "), "no OS")))
 		return
 	}
 	for _, need := range d.Lacks(k.c.Spec.Image.OS, roles, k.c.Spec.Services.Docker.Enabled, k.c.Spec.Services.Bridged.URL == "") {
