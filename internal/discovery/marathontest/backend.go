@@ -35,6 +35,7 @@ type backend struct {
 	requests int
 	delay    time.Duration
 	status   int
+	servers  []*http.Server
 }
 
 // Serve listens for one port of one task.
@@ -57,6 +58,9 @@ func (b *Backends) Serve(t Task, port int, listen netip.AddrPort) (int, func(), 
 			b.answer(w, r, t, port, be)
 		}),
 	}
+	b.mu.Lock()
+	be.servers = append(be.servers, server)
+	b.mu.Unlock()
 	b.serving.Go(func() { server.Serve(ln) })
 	stop := func() { server.Close() }
 	if b.Graceful {
@@ -143,6 +147,20 @@ func (b *Backends) SetStatus(task string, code int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	be.status = code
+}
+
+// Crash closes what a task serves, now and without Marathon knowing: a process
+// that died while nobody looked.
+func (b *Backends) Crash(task string) {
+	b.mu.Lock()
+	var servers []*http.Server
+	if be := b.byTask[task]; be != nil {
+		servers, be.servers = be.servers, nil
+	}
+	b.mu.Unlock()
+	for _, s := range servers {
+		s.Close()
+	}
 }
 
 // Wait returns when every server that was stopped has ended. After Close of the

@@ -138,7 +138,7 @@ type Cluster struct {
 	waiters atomic.Int32  // how many wait; not guarded
 }
 
-// New makes a cluster; Start opens it.
+// New makes a cluster. Start opens it; nothing else may be called before.
 func New(opts Options) *Cluster {
 	or := func(d *time.Duration, otherwise time.Duration) {
 		if *d == 0 {

@@ -468,6 +468,15 @@ func TestBackendsServeTheirTask(t *testing.T) {
 		res.Body.Close()
 		t.Error("a killed task answers")
 	}
+	crashed := c.Tasks("/web")[0]
+	b.Crash(crashed.ID)
+	if res, err := cl.Get("http://" + crashed.Endpoints[1].Addr); err == nil {
+		res.Body.Close()
+		t.Error("a crashed task answers")
+	}
+	if c.Tasks("/web")[0].State != "TASK_RUNNING" {
+		t.Error("Marathon noticed")
+	}
 	if errs := c.BackendErrors(); len(errs) > 0 {
 		t.Error(errs)
 	}

@@ -20,14 +20,15 @@ type node struct {
 	c         *Cluster
 	index     int
 	profile   *profile
-	addr      string // host:port, kept when the node stops accepting
-	server    *http.Server
+	addr      string          // host:port, set once
 	transport *http.Transport // to the leader
 
-	mu       sync.Mutex // guards what follows
-	listener net.Listener
-	conns    map[*conn]struct{}
-	silence  chan struct{} // closed when the node may write again; nil: it may
+	life sync.Mutex // held while the node is opened or shut
+
+	mu      sync.Mutex // guards what follows
+	server  *http.Server
+	conns   map[*conn]struct{}
+	silence chan struct{} // closed when the node may write again; nil: it may
 }
 
 // conn is a connection that its node can silence and cut.
@@ -97,11 +98,9 @@ func (n *node) open() error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	n.addr = ln.Addr().String()
-	if n.conns == nil {
+	if n.addr == "" {
+		n.addr = ln.Addr().String()
 		n.conns = make(map[*conn]struct{})
-	}
-	if n.transport == nil {
 		n.transport = &http.Transport{
 			DialContext: n.c.opts.Dial, DisableCompression: true, DisableKeepAlives: true,
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // nodes trust each other; certificates are for clients
@@ -118,7 +117,7 @@ func (n *node) open() error {
 		BaseContext:       func(net.Listener) context.Context { return n.c.ctx },
 	}
 	n.mu.Lock()
-	n.listener, n.server = ln, server
+	n.server = server
 	n.mu.Unlock()
 	n.c.wg.Go(func() { server.Serve(wrapped) })
 	return nil
@@ -126,22 +125,15 @@ func (n *node) open() error {
 
 // shut stops listening and cuts all connections, hard with a TCP reset.
 func (n *node) shut(hard bool) {
+	n.life.Lock()
+	defer n.life.Unlock()
 	n.mu.Lock()
 	server := n.server
-	n.server, n.listener = nil, nil
-	var conns []*conn
-	for c := range n.conns {
-		conns = append(conns, c)
-	}
+	n.server = nil
 	n.mu.Unlock()
-	for _, c := range conns {
-		if hard {
-			reset(c)
-		}
-		c.Close()
-	}
+	n.cut(hard)
 	if server != nil {
-		server.Close()
+		server.Close() // with its listener, and what was accepted meanwhile
 	}
 }
 
@@ -304,6 +296,8 @@ func (c *Cluster) Stop(node int, how Outage) {
 // Resume brings a node back that was stopped. Connections from before a silence are reset.
 func (c *Cluster) Resume(node int) error {
 	n := c.nodes[node]
+	n.life.Lock()
+	defer n.life.Unlock()
 	n.mu.Lock()
 	silence, open := n.silence, n.server != nil
 	n.mu.Unlock()

@@ -56,7 +56,14 @@ func (p *profile) formatsApp(o *object, d *definition) {
 	}
 	topPorts := d.network != ContainerNetwork || !p.since(1, 3, 0)
 	writePorts := func() {
-		o.ints("ports", d.servicePorts())
+		ports := d.servicePorts()
+		if !p.since(0, 9, 0) && d.network != HostNetwork {
+			// 0.8 shows ports of its own here, which no mapping has.
+			for i := range ports {
+				ports[i] = 10000 + i
+			}
+		}
+		o.ints("ports", ports)
 		if p.since(1, 0, 0) {
 			o.raw("portDefinitions", p.portDefinitions(d))
 		}
