@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/haproxytech/client-native/v5/config-parser/params"
@@ -77,14 +78,15 @@ var httpKeywords = []string{
 	"dynamic-cookie-key", "retry-on",
 }
 
+// frontendKeywords are those of httpKeywords that HAProxy warns about in a backend.
+var frontendKeywords = []string{"option httplog", "log-format", "capture", "monitor-uri", "unique-id-"}
+
 func httpOnly(line string) bool {
-	line = strings.TrimPrefix(words(line), "no ")
-	for _, keyword := range httpKeywords {
-		if strings.HasPrefix(line, keyword) {
-			return true
-		}
-	}
-	return false
+	return hasPrefix(strings.TrimPrefix(words(line), "no "), httpKeywords)
+}
+
+func hasPrefix(line string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) })
 }
 
 // owned reports whether line, in the form that words gives, is of one of keywords.

@@ -77,6 +77,10 @@ type Section struct {
 	// the path of Config.Maps[NAME].
 	Lines []string
 
+	// LineOwners says for each of Lines which app it was made for, "" for the bridge's own;
+	// nil when all are Owner's. It lets one app's lines be taken out of a shared section.
+	LineOwners []string
+
 	// Owner is the app that this section exists for, "" for the bridge's own: who is
 	// taken out when HAProxy refuses the section.
 	Owner string

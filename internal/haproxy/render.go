@@ -171,7 +171,8 @@ func (r *Renderer) Render(cfg *Config) (*Rendered, error) {
 		}
 	}
 	used := make(map[any]*piece, len(cfg.Userlists)+len(cfg.Frontends)+len(cfg.Backends))
-	out := &Rendered{layout: &r.text, foreign: &r.foreign, Unproven: r.own}
+	layout, theirs := r.text, r.foreign
+	out := &Rendered{layout: &layout, foreign: &theirs, Unproven: r.text.unproven}
 	var failures []error
 	for _, group := range []map[string]*Section{cfg.Userlists, cfg.Frontends} {
 		for _, s := range sortedSections(group, func(s *Section) *Section { return s }) {
@@ -315,6 +316,7 @@ func (r *Renderer) renderLayout(g *Global) error {
 		return err
 	}
 	r.text = newPiece(segments)
+	r.text.unproven = r.own || len(g.KeptGlobal)+len(g.KeptDefaults)+len(g.KeptSections) > 0
 	r.foreign, r.global = foreign, g
 	return nil
 }
@@ -399,7 +401,7 @@ func (r *Renderer) renderSection(s *Section, b *Backend) (*piece, error) {
 	case r.caps.NamedDefaults:
 		d.Defaults = "bridged-" + string(s.Mode)
 	case s.Mode == HTTP:
-		d.HTTPDefaults = slices.Concat(r.httpDefaults(), r.keptHTTP())
+		d.HTTPDefaults = slices.Concat(r.httpDefaults(), r.keptHTTP(d.Kind == KindBackend))
 	}
 	for _, bind := range s.Binds {
 		text, err := bind.text()
@@ -425,7 +427,7 @@ func (r *Renderer) renderSection(s *Section, b *Backend) (*piece, error) {
 		return nil, fail("%v", err)
 	}
 	p := newPiece(segments)
-	p.unproven, p.binds = s.Unproven, s.Binds
+	p.unproven, p.binds = s.Unproven || r.own, s.Binds
 	if b != nil {
 		if err := p.renderServers(b); err != nil {
 			return nil, fail("%v", err)
@@ -436,10 +438,10 @@ func (r *Renderer) renderSection(s *Section, b *Backend) (*piece, error) {
 
 // keptHTTP are the operator's lines for HTTP proxies where these have no defaults section
 // of their own.
-func (r *Renderer) keptHTTP() []string {
+func (r *Renderer) keptHTTP(backend bool) []string {
 	var lines []string
 	for _, line := range r.global.KeptDefaults {
-		if httpOnly(line) {
+		if httpOnly(line) && !(backend && hasPrefix(words(line), frontendKeywords)) {
 			lines = append(lines, line)
 		}
 	}
@@ -462,9 +464,23 @@ func (p *piece) renderServers(b *Backend) error {
 		buf = append(buf, s.Name...)
 		buf = append(buf, ' ')
 		buf = s.Addr.AppendTo(buf)
-		if s.Options != "" {
+		// In the order of marathon-lb, whose users' tools search for "id N check cookie C".
+		if s.ID > 0 {
+			buf = append(buf, " id "...)
+			buf = strconv.AppendInt(buf, int64(s.ID), 10)
+		}
+		options := s.Options
+		if s.Cookie != "" {
+			if rest, ok := strings.CutPrefix(options+" ", "check "); ok {
+				buf = append(buf, " check"...)
+				options = strings.TrimRight(rest, " ")
+			}
+			buf = append(buf, " cookie "...)
+			buf = append(buf, s.Cookie...)
+		}
+		if options != "" {
 			buf = append(buf, ' ')
-			buf = append(buf, s.Options...)
+			buf = append(buf, options...)
 		}
 		switch {
 		case s.State == Drain:
@@ -472,14 +488,6 @@ func (p *piece) renderServers(b *Backend) error {
 		case s.Weight >= 0:
 			buf = append(buf, " weight "...)
 			buf = strconv.AppendInt(buf, int64(s.Weight), 10)
-		}
-		if s.ID > 0 {
-			buf = append(buf, " id "...)
-			buf = strconv.AppendInt(buf, int64(s.ID), 10)
-		}
-		if s.Cookie != "" {
-			buf = append(buf, " cookie "...)
-			buf = append(buf, s.Cookie...)
 		}
 		if s.State == Maint {
 			buf = append(buf, " disabled"...)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -52,18 +53,39 @@ func Ask(port uint16) (string, error) {
 	return string(name), err
 }
 
-// FreePorts returns n different ports of 127.0.0.1 that nobody listens on now.
+var (
+	portsMu sync.Mutex // guards ports
+	ports   map[uint16]bool
+)
+
+// FreePorts returns n different ports of 127.0.0.1 that nobody listens on now. They are
+// below the range from which the kernel serves those who ask for port 0, so that no other
+// server of the test process gets one of them in the meantime.
 func FreePorts(t testing.TB, n int) []uint16 {
 	t.Helper()
-	ports := make([]uint16, n)
-	for i := range ports {
-		// All are held until the last is chosen, so that they differ.
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).AddrPort().Port()
+	portsMu.Lock()
+	defer portsMu.Unlock()
+	if ports == nil {
+		ports = make(map[uint16]bool)
 	}
-	return ports
+	const first, count = 16000, 16000
+	var out []uint16
+	// Test processes run side by side: each looks somewhere else first.
+	for try := range count {
+		port := uint16(first + (os.Getpid()*97+try)%count)
+		if ports[port] {
+			continue
+		}
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		ports[port] = true
+		if out = append(out, port); len(out) == n {
+			return out
+		}
+	}
+	t.Fatalf("no %d free ports from %d on", n, first)
+	return nil
 }

@@ -350,7 +350,7 @@ func (h *HAProxy) Check(t testing.TB) (string, error) {
 
 // Check runs haproxy -c on file.
 func Check(bin Binary, file string) (string, error) {
-	out, err := exec.Command(bin.Path, "-c", "-q", "-f", file).CombinedOutput()
+	out, err := exec.Command(bin.Path, "-c", "-f", file).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("haproxy %s -c: %w: %s", bin.Version, err, out)
 	}

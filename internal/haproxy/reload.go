@@ -1,0 +1,261 @@
+package haproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// ReloaderOptions says which HAProxy is reloaded and how.
+type ReloaderOptions struct {
+	Files         *Files        // required
+	Socket        string        // stats socket; required
+	MasterSocket  string        // "": ReloadCommand is used
+	ReloadCommand string        // words, quotes around blanks; no shell
+	Supervisor    *Supervisor   // nil: HAProxy is somebody else's to start
+	Binary        string        // for haproxy -c; "haproxy"
+	Timeout       time.Duration // until the new worker must serve; 60s
+	Step          func(Step)    // told at each step; nil in production
+	Logger        *slog.Logger  // nil: discards
+}
+
+// Reloader brings a new structure into HAProxy: preflight, save, trigger, confirm, or
+// everything as it was before. A reload has succeeded when its generation is seen on a new
+// connection and not when a command says so. Not for concurrent use: reloads that overlap
+// get lost on 2.6 and collide on 3.x.
+type Reloader struct {
+	opts    ReloaderOptions
+	command []string
+	check   checker
+	log     *slog.Logger
+
+	good       *Config              // last loaded: where last good parts are taken from
+	proven     map[fingerprint]bool // hashes of the parts that HAProxy has loaded
+	quarantine map[string]judgement // by app
+}
+
+// judgement is why HAProxy does not take an app's part.
+type judgement struct {
+	fingerprint fingerprint // of the part: it stays out until it changes
+	cut         cut
+	rejected    Rejected
+}
+
+// ReloadRequest is what to load.
+type ReloadRequest struct {
+	Config     *Config   // a snapshot that nobody changes any more
+	Renderer   *Renderer // of the running HAProxy's capabilities
+	Rendered   *Rendered // of Config by Renderer; nil: not done yet, or not possible for all apps
+	Generation string
+
+	// OldBinds are the listeners of the running worker. nil: as the file on disk has them.
+	OldBinds []Bind
+	Reasons  []Reason
+}
+
+// Worker is what runs after a reload.
+type Worker struct {
+	Pid        int
+	Version    string
+	Generation string // the requested one, or one of Structure when something was left out
+	Structure  string
+	MapPaths   map[string]string // by which the worker knows its maps
+	Loaded     *Config           // what it runs: the requested one, or without what was rejected
+	Rendered   *Rendered         // of Loaded
+	Rejected   []Rejected        // sorted by app
+	Notes      []string          // what was changed to make it fit, for the log and the status page
+}
+
+// ReloadError is a reload that did not happen. The old worker serves and haproxy.cfg is as
+// it was.
+type ReloadError struct {
+	Stage    string // "render", "preflight", "check", "save", "trigger", "confirm"
+	Err      error
+	Rejected []Rejected // apps found guilty on the way, sorted
+}
+
+func (e *ReloadError) Error() string { return fmt.Sprintf("reload: %s: %v", e.Stage, e.Err) }
+func (e *ReloadError) Unwrap() error { return e.Err }
+
+// errNoTrigger: neither master socket nor reload command.
+var errNoTrigger = errors.New("no way to reload: set haproxy.master_socket or haproxy.reload_command")
+
+// NewReloader makes a Reloader. It touches nothing.
+func NewReloader(o ReloaderOptions) (*Reloader, error) {
+	r := &Reloader{opts: o, log: o.Logger, check: checker{binary: cmp.Or(o.Binary, "haproxy")},
+		proven: make(map[fingerprint]bool), quarantine: make(map[string]judgement)}
+	var err error
+	if r.command, err = splitCommand(o.ReloadCommand); err != nil {
+		return nil, err
+	}
+	if o.MasterSocket == "" && len(r.command) == 0 {
+		return nil, errNoTrigger
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.opts.Step == nil {
+		r.opts.Step = func(Step) {}
+	}
+	if r.opts.Timeout <= 0 {
+		r.opts.Timeout = time.Minute
+	}
+	return r, nil
+}
+
+// Reload loads req. An app that stands in the way of the others, by a port that somebody
+// else holds or by text that HAProxy refuses, is loaded in its last good form or left out.
+// All failures are *ReloadError.
+func (r *Reloader) Reload(ctx context.Context, req ReloadRequest) (Worker, error) {
+	if req.OldBinds == nil {
+		req.OldBinds = r.bindsOnDisk()
+	}
+	a := newAttempt(&req)
+	r.recall(a)
+	fail := func(stage string, err error) (Worker, error) {
+		return Worker{}, &ReloadError{Stage: stage, Err: err, Rejected: a.verdicts()}
+	}
+	running, runningErr := askInfo(ctx, r.opts.Socket)
+	if stage, err := r.prepare(ctx, a, running); err != nil {
+		return fail(stage, err)
+	}
+	for isolated := false; ; isolated = true {
+		worker, stage, err := r.load(ctx, a, runningErr == nil)
+		if err == nil {
+			r.remember(a)
+			return worker, nil
+		}
+		if isolated || !errors.Is(err, errRefused) {
+			return fail(stage, err)
+		}
+		// HAProxy's no says what, not who. Find out, and try once more without.
+		found, checkErr := r.checkAndIsolate(ctx, a)
+		if checkErr != nil {
+			return fail(stage, errors.Join(err, checkErr))
+		}
+		if !found {
+			return fail(stage, err)
+		}
+		if stage, err := r.prepare(ctx, a, running); err != nil {
+			return fail(stage, err)
+		}
+	}
+}
+
+// prepare makes a configuration that HAProxy should be able to load.
+func (r *Reloader) prepare(ctx context.Context, a *attempt, running Info) (stage string, err error) {
+	if err := r.render(a); err != nil {
+		return "render", err
+	}
+	for {
+		found, err := a.preflight()
+		if err != nil {
+			return "preflight", err
+		}
+		if !found {
+			break
+		}
+		if err := r.render(a); err != nil {
+			return "render", err
+		}
+	}
+	r.opts.Step(StepPreflight)
+	if r.unproven(a.out) {
+		if _, err := r.checkAndIsolate(ctx, a); errors.Is(err, ErrNoBinary) {
+			// HAProxy itself will judge it, and the old worker serves on if it says no.
+			r.log.Warn("configuration not checked before the reload", "err", err)
+		} else if err != nil {
+			return "check", err
+		}
+	}
+	if err := r.fitFiles(a, running); err != nil {
+		return "preflight", err
+	}
+	r.opts.Step(StepChecked)
+	return "", nil
+}
+
+// load saves a, tells HAProxy and waits for the new worker. After a failure haproxy.cfg is
+// what it was.
+func (r *Reloader) load(ctx context.Context, a *attempt, alive bool) (w Worker, stage string, err error) {
+	var before Procs
+	if alive && r.opts.MasterSocket != "" {
+		// Also waits for a reload of somebody else to end, in which ours would get lost.
+		settle, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+		before, err = masterProcs(settle, r.opts.MasterSocket)
+		cancel()
+		if err != nil {
+			return w, "trigger", err
+		}
+	}
+	generation := a.req.Generation
+	if a.changed || a.req.Rendered == nil {
+		_, seq, _ := ParseGeneration(generation)
+		generation = FormatGeneration(a.out.Structure, seq)
+	}
+	saved, err := r.opts.Files.Save(ctx, a.out, generation)
+	if err != nil {
+		return w, "save", err
+	}
+	defer func() {
+		if err == nil || saved.Previous == nil || !saved.Written {
+			return
+		}
+		if restore := r.opts.Files.Restore(saved.Previous); restore != nil {
+			err = errors.Join(err, restore)
+		}
+	}()
+	// A reload without the file, or with somebody else's, must not happen.
+	if !r.opts.Files.Holds(saved.Text) {
+		return w, "save", &SaveError{Path: r.opts.Files.Path(), Err: errors.New("somebody else has changed it in this moment")}
+	}
+	triggered := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if alive || r.opts.Supervisor == nil {
+			triggered <- r.trigger(ctx)
+			return
+		}
+		_, err := r.opts.Supervisor.Ensure(ctx)
+		triggered <- err
+	}()
+	defer func() { cancel(); <-done }()
+	r.opts.Step(StepTriggered)
+	info, err := r.confirm(ctx, generation, before, triggered)
+	if err != nil {
+		return w, "confirm", err
+	}
+	r.opts.Step(StepConfirmed)
+	r.opts.Files.Collect(saved.MapPaths)
+	return Worker{
+		Pid: info.Pid, Version: info.Version, Generation: generation, Structure: a.out.Structure,
+		MapPaths: saved.MapPaths, Loaded: a.cfg, Rendered: a.out, Rejected: a.verdicts(), Notes: a.notes,
+	}, "", nil
+}
+
+// bindsOnDisk are the listeners of the file that HAProxy presumably runs.
+func (r *Reloader) bindsOnDisk() []Bind {
+	binds := []Bind{}
+	text, err := os.ReadFile(r.opts.Files.Path())
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			r.log.Warn("present listeners not known", "err", err)
+		}
+		return binds
+	}
+	shape, err := ReadShape(string(text))
+	if err != nil {
+		r.log.Warn("present listeners not known", "err", err)
+	}
+	for _, s := range shape.Sections {
+		binds = append(binds, s.Binds...)
+	}
+	return binds
+}
