@@ -150,7 +150,8 @@ func (t *Translator) publish(e *entry, want *fragment, c *haproxy.Change) {
 
 func equalSection(a, b *haproxy.Section) bool {
 	return a.Kind == b.Kind && a.Name == b.Name && a.Mode == b.Mode && a.Owner == b.Owner && a.Unproven == b.Unproven &&
-		a.Order == b.Order && slices.Equal(a.Binds, b.Binds) && slices.Equal(a.Lines, b.Lines)
+		a.Order == b.Order && slices.Equal(a.Binds, b.Binds) && slices.Equal(a.Lines, b.Lines) &&
+		slices.Equal(a.LineOwners, b.LineOwners)
 }
 
 func equalBackend(a, b *haproxy.Backend) bool {

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func (d *mlbDialect) shapeRoutes(v *view, f *fragment) error {
 	}
 	appID := f.mode == haproxy.HTTP && d.ts.overridden(s, "HTTP_FRONTEND_APPID_ACL")
 	if routed && byText || appID {
-		f.chunk = &chunk{weight: s.weight}
+		f.chunk = &chunk{weight: s.weight, owner: v.owner}
 	}
 	if routed && byText {
 		if slices.ContainsFunc(s.vhosts, func(h string) bool { return strings.HasPrefix(h, "*") }) {
@@ -152,25 +153,25 @@ func (d *mlbDialect) shared(t *Translator) []sharedSection {
 			plain = append(plain, b)
 		}
 	}
-	var httpLines, httpsLines, appIDLines []string
+	var httpLines, httpsLines, appIDLines ownedLines
 	for _, c := range t.routes.sortedChunks() {
-		httpLines = append(httpLines, c.http...)
-		httpsLines = append(httpsLines, c.https...)
-		appIDLines = append(appIDLines, c.appID...)
+		httpLines.add(c.owner, c.http)
+		httpsLines.add(c.owner, c.https)
+		appIDLines.add(c.owner, c.appID)
 	}
 	var out []sharedSection
 	if len(plain) > 0 {
-		out = append(out, d.head("HTTP_FRONTEND_HEAD", mlbHTTPFrontend, plain, -3, slices.Concat(httpLines, routeLines(false))))
+		out = append(out, d.head("HTTP_FRONTEND_HEAD", mlbHTTPFrontend, plain, -3, httpLines.and(routeLines(false))))
 	}
 	if d.opts.MarathonLB.AppIDBind.Port != 0 {
 		out = append(out, d.head("HTTP_FRONTEND_APPID_HEAD", mlbAppIDFrontend, []haproxy.Bind{d.opts.MarathonLB.AppIDBind}, -2,
-			append(appIDLines, "use_backend %[req.hdr(x-marathon-app-id),lower,map_str(%map("+mapAppIDs+"))]")))
+			appIDLines.and([]string{"use_backend %[req.hdr(x-marathon-app-id),lower,map_str(%map(" + mapAppIDs + "))]"})))
 	}
 	switch {
 	case len(tls) > 0 && d.opts.MarathonLB.GroupHTTPSByVhost:
 		out = append(out, d.grouped(t, tls, httpsLines)...)
 	case len(tls) > 0:
-		out = append(out, d.head("HTTPS_FRONTEND_HEAD", mlbHTTPSFrontend, tls, -1, slices.Concat(httpsLines, routeLines(true))))
+		out = append(out, d.head("HTTPS_FRONTEND_HEAD", mlbHTTPSFrontend, tls, -1, httpsLines.and(routeLines(true))))
 	}
 	if d.opts.MarathonLB.StatsBind.Port != 0 {
 		out = append(out, d.stats()...)
@@ -178,15 +179,67 @@ func (d *mlbDialect) shared(t *Translator) []sharedSection {
 	return out
 }
 
+// ownedLines are lines of a shared section with the apps that they are there for.
+type ownedLines []ownedLine
+
+type ownedLine struct{ text, owner string }
+
+func ownLines(lines []string) ownedLines {
+	var list ownedLines
+	list.add("", lines)
+	return list
+}
+
+func (l *ownedLines) add(owner string, lines []string) {
+	for _, text := range lines {
+		*l = append(*l, ownedLine{text, owner})
+	}
+}
+
+// and adds lines of the bridge's own at the end.
+func (l ownedLines) and(lines []string) ownedLines { return slices.Concat(l, ownLines(lines)) }
+
+// split gives the lines in the order in which HAProxy evaluates their kinds, whatever
+// their order in the file, and warns where the two differ.
+func (l ownedLines) split() (lines, owners []string) {
+	slices.SortStableFunc(l, func(a, b ownedLine) int { return cmp.Compare(phase(a.text), phase(b.text)) })
+	owned := false
+	for _, line := range l {
+		lines, owners = append(lines, line.text), append(owners, line.owner)
+		owned = owned || line.owner != ""
+	}
+	if !owned {
+		owners = nil
+	}
+	return lines, owners
+}
+
+func phase(line string) int {
+	word, _, _ := strings.Cut(line, " ")
+	switch word {
+	case "acl":
+		return 0
+	case "redirect":
+		return 2
+	case "use_backend":
+		return 3
+	case "default_backend":
+		return 4
+	}
+	return 1
+}
+
 // head opens a shared frontend with its template, where the operator has one.
-func (d *mlbDialect) head(tpl, name string, binds []haproxy.Bind, order int, lines []string) sharedSection {
-	sec := &haproxy.Section{Kind: haproxy.KindFrontend, Name: name, Mode: haproxy.HTTP, Binds: binds, Order: order, Lines: lines}
+func (d *mlbDialect) head(tpl, name string, binds []haproxy.Bind, order int, lines ownedLines) sharedSection {
+	sec := &haproxy.Section{Kind: haproxy.KindFrontend, Name: name, Mode: haproxy.HTTP, Binds: binds, Order: order}
+	sec.Lines, sec.LineOwners = lines.split()
 	text, ok := d.opts.Templates[tpl]
 	if !ok {
 		return sharedSection{frontend: sec}
 	}
 	if head, err := d.readSharedHead(tpl, text, name, binds); err == nil {
-		head.Order, head.Lines = order, append(head.Lines, lines...)
+		head.Order = order
+		head.Lines, head.LineOwners = append(ownLines(head.Lines), lines...).split()
 		sec = head
 	}
 	return sharedSection{frontend: sec}

@@ -12,7 +12,7 @@ import (
 
 // grouped gives each vhost a TLS frontend of its own behind one listener, which finds it
 // by the name in the ClientHello and hands the connection over an abstract socket.
-func (d *mlbDialect) grouped(t *Translator, tls []haproxy.Bind, chunks []string) []sharedSection {
+func (d *mlbDialect) grouped(t *Translator, tls []haproxy.Bind, chunks ownedLines) []sharedSection {
 	front := &haproxy.Section{Kind: haproxy.KindFrontend, Name: mlbHTTPSFrontend, Mode: haproxy.TCP, Order: -1,
 		Lines: []string{"tcp-request inspect-delay 5s", "tcp-request content accept if { req.ssl_hello_type 1 }"}}
 	var certs []string
@@ -55,10 +55,11 @@ func (d *mlbDialect) grouped(t *Translator, tls []haproxy.Bind, chunks []string)
 			}
 		}
 		front.Lines = append(front.Lines, "use_backend "+name+cond)
+		lines, owners := chunks.and(routeLines(true)).split()
 		out = append(out, sharedSection{
 			frontend: &haproxy.Section{Kind: haproxy.KindFrontend, Name: name, Mode: haproxy.HTTP, Order: -1, Unproven: true,
 				Binds: []haproxy.Bind{{Addr: "abns@" + name, Options: "accept-proxy" + certWords(own) + spaced(strings.Join(options, " "))}},
-				Lines: slices.Concat(chunks, routeLines(true))},
+				Lines: lines, LineOwners: owners},
 			backend: &haproxy.Backend{Section: haproxy.Section{Kind: haproxy.KindBackend, Name: name, Mode: haproxy.TCP, Order: -1,
 				Lines: []string{"server loopback-for-tls abns@" + name + " send-proxy-v2"}}},
 		})

@@ -42,12 +42,13 @@ func routesOf(s *settings) []route {
 
 // chunk is routing that maps do not express, as lines of the shared frontends.
 type chunk struct {
+	owner              string // app
 	weight             int
 	http, https, appID []string
 }
 
 func (c *chunk) equal(o *chunk) bool {
-	return c != nil && o != nil && c.weight == o.weight &&
+	return c != nil && o != nil && c.weight == o.weight && c.owner == o.owner &&
 		slices.Equal(c.http, o.http) && slices.Equal(c.https, o.https) && slices.Equal(c.appID, o.appID)
 }
 
