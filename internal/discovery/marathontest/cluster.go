@@ -338,7 +338,7 @@ func (c *Cluster) Wait(ctx context.Context, ok func() bool) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.ctx.Done():
-			return errors.New("marathontest: the cluster was closed")
+			return errClosed
 		}
 	}
 }

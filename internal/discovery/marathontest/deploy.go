@@ -60,6 +60,8 @@ func (e *LockedError) Error() string {
 var (
 	ErrNoApp  = errors.New("no such app")
 	ErrNoTask = errors.New("no such task")
+
+	errClosed = errors.New("marathontest: the cluster was closed")
 )
 
 // change is one change of definitions, as asked for by one request.
@@ -115,6 +117,9 @@ func (c *Cluster) commit(ch change) (*deployment, error) {
 	}
 	if c.opts.CommitDelay > 0 {
 		c.pause(c.opts.CommitDelay)
+		if c.closed {
+			return nil, errClosed
+		}
 		if d.done {
 			return nil, fmt.Errorf("deployment %s was cancelled by a forced change", d.id)
 		}

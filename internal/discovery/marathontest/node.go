@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -315,7 +314,7 @@ func (c *Cluster) Resume(node int) error {
 	closed := c.closed
 	c.mu.Unlock()
 	if closed {
-		return errors.New("marathontest: the cluster was closed")
+		return errClosed
 	}
 	if err := n.open(); err != nil {
 		return fmt.Errorf("node %d: %w", node, err)

@@ -14,11 +14,12 @@ import (
 // sink takes the events of one listener: a stream or a callback subscription.
 type sink interface {
 	place() (node, stream int)
+	// wire is the event in the form this listener gets; nil if it asked for others only.
+	wire(ev *Event) []byte
 	// enqueue takes bytes as they go on the wire; end says whether and how the stream ends after them.
 	enqueue(ev *Event, wire []byte, end ending)
+	// heldBy is where the events are that a fault keeps back.
 	heldBy(f *Injected) *held
-	// wants tells whether the event will be written, and in which form.
-	wire(ev *Event) []byte
 }
 
 type ending uint8

@@ -195,6 +195,38 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
+func TestSlowReaderIsCutOffAloneFrom18(t *testing.T) {
+	c := start(t, Options{Version: "1.8.180"})
+	slow, quick := listen(t, c, 0, ""), listen(t, c, 0, "?event_type=mark&event_type=event_stream_detached")
+	big := fmt.Appendf(nil, `{"eventType":"big","fill":%q}`, strings.Repeat("x", 16<<10))
+	cut := make(chan error, 1)
+	go func() { cut <- c.Wait(deadline(t), func() bool { return c.Streams() == 1 }) }()
+	for done := false; !done; {
+		c.Emit(big)
+		c.Emit([]byte(marker))
+		quick.until("mark") // the one who reads keeps up all the time
+		select {
+		case err := <-cut:
+			must(t, err)
+			done = true
+		default:
+		}
+	}
+	if stats := c.StreamStats(); len(stats) != 1 || stats[0].ID != 2 || stats[0].Dropped != 0 {
+		t.Errorf("left: %+v, want the second stream, whole", stats)
+	}
+	// What the slow one finds in the end is whole events, then the end.
+	for {
+		frame, err := slow.raw()
+		if err != nil {
+			break
+		}
+		if !strings.HasPrefix(frame, "event: ") {
+			t.Fatalf("frame %.40q", frame)
+		}
+	}
+}
+
 func TestEventFaults(t *testing.T) {
 	numbered := func(c *Cluster, n int) {
 		for i := range n {
