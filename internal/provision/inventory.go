@@ -19,6 +19,9 @@ type Inventory struct {
 	Foreign  []Foreign // whatever else lies in the folder, or stands elsewhere under a name we need
 	Rules    []Rule    // placement rules of this cluster, found by their names, sorted
 	Lease    *Holder   // who holds the cluster's lease now; nil: nobody
+	// StaleLease says that a dead run left its lease behind. Acquire removes it,
+	// which is worth doing even when nothing else is to be done.
+	StaleLease bool
 
 	Facts Facts
 	Now   time.Time // the provider's clock when it was read

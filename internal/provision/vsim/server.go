@@ -82,6 +82,7 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	tasks  atomic.Int64 // for references of tasks made here
+	ahead  atomic.Int64 // of the real time, in nanoseconds
 }
 
 // Start builds the inventory and listens. Close ends it.
@@ -173,6 +174,10 @@ func (s *Server) background() *simulator.Context {
 		UserSession: types.UserSession{UserName: "vsim"}, Registry: simulator.NewRegistry(), Map: s.registry(),
 	}}
 }
+
+// Advance sets the server's clock ahead, as sessions that begin after it are
+// told by their sign-in.
+func (s *Server) Advance(d time.Duration) { s.ahead.Add(int64(d)) }
 
 // Client signs in as the administrator, for a test's own look at the
 // inventory. Its calls count like any other.

@@ -22,6 +22,9 @@ func (s *Server) intercept(ctx *simulator.Context, m *simulator.Method) (mo.Refe
 	if fault != nil && fault.Err != nil {
 		return nil, fault.Err
 	}
+	if o, ok := obj.(*simulator.SessionManager); ok && ctx.Session == nil {
+		return &sessions{SessionManager: o, server: s}, nil
+	}
 	var broken types.BaseMethodFault
 	if fault != nil {
 		broken = fault.Task
@@ -81,6 +84,9 @@ func (s *Server) run(ctx *simulator.Context, entity mo.Reference, id string, do 
 	task.Info.Key, task.Info.Task = task.Self.Value, task.Self
 	task.Info.EventChainId = int32(n)
 	task.Info.State = types.TaskInfoStateRunning
+	if ctx.Session != nil {
+		task.Info.Reason = &types.TaskReasonUser{UserName: ctx.Session.UserName}
+	}
 	now := time.Now()
 	task.Info.StartTime = &now
 	ctx.Map.Put(task)
@@ -341,6 +347,7 @@ func (v *virtualMachine) DestroyTask(ctx *simulator.Context, req *types.Destroy_
 // forget takes a destroyed VM out of the rules and groups of its cluster.
 func (s *Server) forget(bg *simulator.Context, vm types.ManagedObjectReference) {
 	gone := func(r types.ManagedObjectReference) bool { return r == vm }
+	isVM := func(d types.ClusterDasVmConfigInfo) bool { return d.Key == vm }
 	for _, e := range bg.Map.All("ClusterComputeResource") {
 		c, ok := e.(*simulator.ClusterComputeResource)
 		if !ok {
@@ -361,6 +368,7 @@ func (s *Server) forget(bg *simulator.Context, vm types.ManagedObjectReference) 
 					group.Vm = slices.DeleteFunc(group.Vm, gone)
 				}
 			}
+			config.DasVmConfig = slices.DeleteFunc(config.DasVmConfig, isVM)
 		})
 	}
 }
@@ -493,6 +501,20 @@ func (c *cluster) ReconfigureComputeResourceTask(ctx *simulator.Context, req *ty
 		})
 	})
 	return &methods.ReconfigureComputeResource_TaskBody{Res: &types.ReconfigureComputeResource_TaskResponse{Returnval: ref}}
+}
+
+// sessions tells the time that Advance has set.
+type sessions struct {
+	*simulator.SessionManager
+	server *Server
+}
+
+func (m *sessions) Login(ctx *simulator.Context, req *types.Login) soap.HasFault {
+	body := m.SessionManager.Login(ctx, req)
+	if b, ok := body.(*methods.LoginBody); ok && b.Res != nil {
+		b.Res.Returnval.LoginTime = b.Res.Returnval.LoginTime.Add(time.Duration(m.server.ahead.Load()))
+	}
+	return body
 }
 
 // authorization denies what Options.Denied says.

@@ -107,7 +107,7 @@ func (o *operator) run(ctx context.Context, plan func(*provision.Inventory) (*pr
 	if err != nil {
 		return err
 	}
-	if o.plan, err = plan(have); err != nil || o.plan.Empty() {
+	if o.plan, err = plan(have); err != nil || o.plan.Empty() && !have.StaleLease {
 		return err
 	}
 	lease, err := p.Acquire(ctx, provision.Holder{ID: fmt.Sprintf("%s %p %d", o.name, o, time.Now().UnixNano()), Who: o.name})

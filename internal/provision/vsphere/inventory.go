@@ -340,6 +340,8 @@ func (p *Provider) Inventory(ctx context.Context, scope provision.Scope) (*provi
 	if l := c.liveLease(p.session.now()); l != nil {
 		h := l.holder
 		inv.Lease = &h
+	} else {
+		inv.StaleLease = len(c.leases) > 0
 	}
 	for _, d := range pl.datastores {
 		inv.Facts.Datastores = append(inv.Facts.Datastores, d.facts)
