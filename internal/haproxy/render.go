@@ -176,11 +176,21 @@ func (r *Renderer) Render(cfg *Config) (*Rendered, error) {
 	var failures []error
 	for _, group := range []map[string]*Section{cfg.Userlists, cfg.Frontends} {
 		for _, s := range sortedSections(group, func(s *Section) *Section { return s }) {
-			failures = append(failures, r.renderPiece(out, used, s, s, nil))
+			if s.Kind != KindFrontend || !r.joins(cfg, s.Name) {
+				failures = append(failures, r.renderPiece(out, used, s, s, nil))
+			}
 		}
 	}
 	for _, b := range sortedSections(cfg.Backends, func(b *Backend) *Section { return &b.Section }) {
-		failures = append(failures, r.renderPiece(out, used, b, &b.Section, b))
+		key := any(b)
+		if r.joins(cfg, b.Name) {
+			front := cfg.Frontends[b.Name]
+			key = pair{front, b}
+			if r.sections[key] == nil {
+				b = join(front, b)
+			}
+		}
+		failures = append(failures, r.renderPiece(out, used, key, &b.Section, b))
 	}
 	failures = append(failures, out.renderMaps(cfg))
 	r.sections = used
@@ -199,6 +209,32 @@ func sortedSections[T any](group map[string]T, section func(T) *Section) []T {
 		return cmp.Or(cmp.Compare(x.Order, y.Order), strings.Compare(x.Name, y.Name))
 	})
 	return list
+}
+
+// pair is the key of a frontend and a backend that are rendered as one.
+type pair struct {
+	front *Section
+	back  *Backend
+}
+
+// joins reports whether frontend and backend name are written as one listen section: from
+// 3.3 on HAProxy refuses two proxies of one name, and 3.2 warns.
+func (r *Renderer) joins(cfg *Config, name string) bool {
+	return r.caps.Version.AtLeast(3, 3) && cfg.Frontends[name] != nil && cfg.Backends[name] != nil
+}
+
+// join makes one section of both. Rules that send traffic to the backend of the same name
+// are what the section does anyway.
+func join(front *Section, back *Backend) *Backend {
+	out := *back
+	out.Kind, out.Binds = KindListen, front.Binds
+	out.Unproven = front.Unproven || back.Unproven
+	out.Lines = slices.DeleteFunc(slices.Clone(front.Lines), func(line string) bool {
+		plain := words(line)
+		return plain == "use_backend "+back.Name || plain == "default_backend "+back.Name
+	})
+	out.Lines = append(out.Lines, back.Lines...)
+	return &out
 }
 
 // renderPiece adds one section to out, from the cache when key is in it.
@@ -393,7 +429,7 @@ func (r *Renderer) renderSection(s *Section, b *Backend) (*piece, error) {
 	if b != nil {
 		d.Balance, d.ServerOptions = b.Balance, b.ServerOptions
 		if len(s.Binds) > 0 {
-			d.Kind = "listen"
+			d.Kind = KindListen
 		}
 	}
 	switch {
