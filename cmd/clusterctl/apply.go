@@ -289,7 +289,7 @@ func (a *app) change(cmd *cobra.Command, b *blueprint, f *applyFlags, accepted f
 				return err
 			}
 		}
-		if len(shown.Stages) == 0 || shown.Empty() && f.noWait {
+		if !shown.StaleLease && (len(shown.Stages) == 0 || shown.Empty() && f.noWait) {
 			return nil
 		}
 		return a.execute(ctx, stop, cmd, b, f, p, shown, plan)
@@ -299,7 +299,7 @@ func (a *app) change(cmd *cobra.Command, b *blueprint, f *applyFlags, accepted f
 func (a *app) execute(ctx context.Context, stop <-chan struct{}, cmd *cobra.Command, b *blueprint, f *applyFlags, p provision.Provider, shown *provision.Plan, plan func(context.Context, provision.Provider) (*provision.Plan, error)) (err error) {
 	var lease provision.Lease
 	current := shown
-	if !shown.Empty() {
+	if !shown.Empty() || shown.StaleLease {
 		if lease, err = p.Acquire(ctx, holder()); err != nil {
 			return err
 		}

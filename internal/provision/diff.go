@@ -16,7 +16,7 @@ type DiffOptions struct {
 // can't be done safely.
 func Diff(have *Inventory, want *Want, opt DiffOptions) (*Plan, error) {
 	p := &planner{have: have, want: want, opt: opt, plan: &Plan{
-		Cluster: want.Cluster.Metadata.Name, Server: have.Server, Changes: []Change{}, Stages: []Stage{},
+		Cluster: want.Cluster.Metadata.Name, Server: have.Server, Changes: []Change{}, Stages: []Stage{}, StaleLease: have.StaleLease,
 	}}
 	p.match()
 	p.check()
@@ -102,7 +102,6 @@ func (p *planner) match() {
 
 // check refuses what must not be done and notes what an operator should know.
 func (p *planner) check() {
-	c := p.want.Cluster
 	for _, f := range p.have.Foreign {
 		if f.Blocks != "" {
 			p.problem("V04", "metadata.name", fmt.Sprintf("%s %s %s %s", f.Kind, f.Path, f.Why, f.Blocks), "it is not ours and is left alone: rename or remove it, or change the blueprint")
@@ -120,7 +119,9 @@ func (p *planner) check() {
 	}
 	p.checkEnsemble()
 	p.checkDistro()
-	p.checkAddresses(c)
+	if len(p.problems) == 0 {
+		p.checkAddresses()
+	}
 	for i := range p.verdicts {
 		if m := p.verdicts[i].machine; m != nil && m.Busy != "" {
 			p.note("%s is busy: %s", m.Name, m.Busy)
@@ -184,7 +185,7 @@ func (p *planner) checkDistro() {
 
 // checkAddresses refuses to give a node the address that another living node
 // of ours keeps.
-func (p *planner) checkAddresses(c *Cluster) {
+func (p *planner) checkAddresses() {
 	holder := map[string]string{}
 	for i := range p.verdicts {
 		if m := p.verdicts[i].machine; m != nil {

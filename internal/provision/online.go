@@ -87,64 +87,67 @@ func (k *onlineCheck) hosts() {
 	}
 }
 
-// linkedShare is how much of a linked clone's disks is expected to be written,
-// and reserve is what has to stay free on datastores, both in percent.
+// writtenShare is how much of a disk is taken to be written sooner or later at
+// the least, and freeShare is what has to stay free on datastores, both in percent.
 const (
-	linkedShare = 20
-	reserve     = 10
+	writtenShare = 20
+	freeShare    = 10
 )
 
-// capacity: V03, what is to be made fits.
+// capacity: V03, what is to be made fits. Memory and thin disks may be promised
+// more than once, so a promise too many is a warning; what is certainly needed
+// and not there is refused.
 func (k *onlineCheck) capacity() {
 	f := &k.have.Facts
-	var newMiB, diskMiB, largestMiB int64
 	exists := map[string]bool{}
 	for i := range k.have.Machines {
 		exists[k.have.Machines[i].Marks.Node] = true
 	}
-	nodes := 0
-	linked := k.want.Cluster.Spec.Image.Clone != CloneFull && f.Image.Snapshot != ""
+	var nodes int
+	var memory, reserved, disks, written int64 // MiB
 	for _, n := range k.want.Nodes {
 		if exists[n.Name] {
 			continue
 		}
 		nodes++
-		newMiB += n.MemoryMiB
-		largestMiB = max(largestMiB, n.MemoryMiB)
-		root := max(n.RootMiB, f.Image.RootMiB)
-		if linked {
-			root = root * linkedShare / 100
-		}
-		diskMiB += root
+		memory += n.MemoryMiB
+		reserved += n.ReservedMiB
+		size := max(n.RootMiB, f.Image.RootMiB)
 		for _, d := range n.Disks {
-			diskMiB += d.SizeMiB
+			size += d.SizeMiB
 		}
+		disks += size
+		written += size * writtenShare / 100
 	}
 	if nodes == 0 {
 		return
 	}
-	var freeMiB, totalMiB, biggestMiB int64
+	var freeMemory, space int64
 	for _, h := range f.Hosts {
 		if h.Usable {
-			freeMiB += max(0, h.MemoryMiB-h.UsedMiB)
-			totalMiB += h.MemoryMiB
-			biggestMiB = max(biggestMiB, h.MemoryMiB)
+			freeMemory += max(0, h.MemoryMiB-h.UsedMiB)
 		}
 	}
-	if totalMiB > 0 && largestMiB > biggestMiB {
-		k.bad("V03", "spec.groups", fmt.Sprintf("a node needs %s of memory, and the largest host has %s", Bytes(largestMiB)*MiB, Bytes(biggestMiB)*MiB), "make the nodes smaller")
-	} else if totalMiB > 0 && newMiB > freeMiB {
-		k.bad("V03", "spec.groups", fmt.Sprintf("%d new nodes need %s of memory, and %s is free", nodes, Bytes(newMiB)*MiB, Bytes(freeMiB)*MiB), "make fewer or smaller nodes, or add hosts")
-	}
-	var spaceMiB int64
 	for _, d := range f.Datastores {
 		if d.Usable {
-			spaceMiB += max(0, d.FreeMiB-d.CapacityMiB*reserve/100)
+			space += max(0, d.FreeMiB-d.CapacityMiB*freeShare/100)
 		}
 	}
-	if len(f.Datastores) > 0 && diskMiB > spaceMiB {
-		k.bad("V03", "spec.provider.vsphere.datastores", fmt.Sprintf("%d new nodes need %s of disk, and %s is free besides a reserve of %d%%", nodes, Bytes(diskMiB)*MiB, Bytes(spaceMiB)*MiB, reserve),
-			"add datastores, or make disks smaller")
+	if len(f.Hosts) > 0 {
+		const remedy = "make fewer or smaller nodes, or add hosts"
+		if reserved > freeMemory {
+			k.bad("V03", "spec.groups", fmt.Sprintf("%d new nodes reserve %s of memory, and %s is free", nodes, Bytes(reserved)*MiB, Bytes(freeMemory)*MiB), remedy)
+		} else if memory > freeMemory {
+			k.bad("W08", "spec.groups", fmt.Sprintf("%d new nodes have %s of memory, and %s is free", nodes, Bytes(memory)*MiB, Bytes(freeMemory)*MiB), remedy)
+		}
+	}
+	if len(f.Datastores) > 0 {
+		const at, remedy = "spec.provider.vsphere.datastores", "add datastores, or make disks smaller"
+		if written > space {
+			k.bad("V03", at, fmt.Sprintf("%d new nodes need at least %s of disk, and %s is free besides a reserve of %d%%", nodes, Bytes(written)*MiB, Bytes(space)*MiB, freeShare), remedy)
+		} else if disks > space {
+			k.bad("W08", at, fmt.Sprintf("disks of %d new nodes may grow to %s, and %s is free besides a reserve of %d%%", nodes, Bytes(disks)*MiB, Bytes(space)*MiB, freeShare), remedy)
+		}
 	}
 }
 
@@ -153,6 +156,26 @@ func (k *onlineCheck) conflicts() {
 	for _, f := range k.have.Foreign {
 		if f.Blocks != "" {
 			k.bad("V04", "metadata.name", fmt.Sprintf("%s %s %s %s", f.Kind, or(f.Path, f.Name), f.Why, f.Blocks), "it is not ours and is left alone: rename or remove it, or change the blueprint")
+		}
+	}
+	node := map[string]string{}
+	for _, n := range k.want.Nodes {
+		for _, nic := range n.NICs {
+			node[nic.MAC] = n.Name
+			if nic.Address.IsValid() {
+				node[nic.Address.Addr().String()] = n.Name
+			}
+		}
+	}
+	for _, other := range k.have.Facts.Neighbours {
+		used := slices.Clone(other.MACs)
+		for _, a := range other.Addresses {
+			used = append(used, a.String())
+		}
+		for _, u := range used {
+			if n, taken := node[u]; taken {
+				k.bad("V04", "spec.network", fmt.Sprintf("vm %s uses %s, which %s is to get", other.Name, u, n), "choose other ranges, or move that VM")
+			}
 		}
 	}
 	if l := k.have.Lease; l != nil {

@@ -10,6 +10,9 @@ type Plan struct {
 	Changes []Change `json:"changes"`
 	Stages  []Stage  `json:"stages"`
 	Notes   []string `json:"notes,omitempty"` // what an operator should know and nobody has to do
+
+	// StaleLease: a dead run left its lease behind; taking the lease clears it away.
+	StaleLease bool `json:"staleLease,omitempty"`
 }
 
 // Empty reports whether nothing would be changed.

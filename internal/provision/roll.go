@@ -113,7 +113,8 @@ func (p *planner) batches(g *Group, vs []*verdict) {
 		return
 	}
 	size := g.Strategy.MaxUnavailable.Of(g.Count) + g.Strategy.MaxSurge
-	for done := 0; len(vs) > 0; {
+	// What an earlier run changed already counts, the canary included.
+	for done := max(0, g.Count-len(vs)); len(vs) > 0; {
 		n := size
 		if left := g.Strategy.Canary - done; left > 0 {
 			n = left
@@ -313,7 +314,7 @@ func (p *planner) images() {
 // Destroy plans the removal of everything that the cluster owns and of nothing
 // else. It needs no blueprint beyond the name.
 func Destroy(have *Inventory, cluster string) *Plan {
-	p := &planner{have: have, plan: &Plan{Cluster: cluster, Server: have.Server, Changes: []Change{}, Stages: []Stage{}}}
+	p := &planner{have: have, plan: &Plan{Cluster: cluster, Server: have.Server, Changes: []Change{}, Stages: []Stage{}, StaleLease: have.StaleLease}}
 	var rules, machines, images, last []Step
 	const why = "the cluster is destroyed"
 	for i := range have.Rules {
