@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,15 +50,19 @@ Ctrl-C ends it.`,
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print bridged's own log too")
 	cmd.Flags().StringVar(&binary, "haproxy-binary", "haproxy", "HAProxy's program")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		// HAProxy would outlive a demo that is not ended in order: by a terminal that is
+		// closed, or a pipe that nobody reads.
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGPIPE)
+		defer stop()
 		path, err := exec.LookPath(binary)
 		if err != nil {
 			return fmt.Errorf("--haproxy-binary: no %s on this machine; install it (apt install haproxy) or name the program", binary)
 		}
-		d, err := startDemo(cmd.Context(), path, cmd.OutOrStdout(), cmd.ErrOrStderr(), verbose)
+		d, err := startDemo(ctx, path, cmd.OutOrStdout(), cmd.ErrOrStderr(), verbose)
 		if err != nil {
 			return err
 		}
-		err = d.show(cmd.Context(), once)
+		err = d.show(ctx, once)
 		return errors.Join(err, d.stop())
 	}
 	return cmd

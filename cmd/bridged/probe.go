@@ -293,12 +293,14 @@ func millis(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
 }
 
-// short is the end of a task's id, which tells tasks of one app apart.
+// short is enough of a task's id to tell the tasks of a demo apart: the start of its
+// random part, and how often Marathon has started it again.
 func short(task string) string {
-	if i := strings.LastIndexAny(task, "-"); i > 0 && len(task) > 24 {
-		_, rest, _ := strings.Cut(task, ".")
-		rest = strings.TrimPrefix(rest, "instance-")
-		return rest[:min(8, len(rest))]
+	_, rest, _ := strings.Cut(task, ".")
+	rest = strings.TrimPrefix(rest, "instance-")
+	id := rest[:min(8, len(rest))]
+	if _, n, ok := strings.Cut(rest, "._app."); ok && n != "1" {
+		id += "." + n
 	}
-	return task
+	return id
 }

@@ -153,10 +153,10 @@ func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error
 		SaveDelay:         h.SaveDelay,
 		Drain:             cfg.Drain,
 		Slots:             h.Slots,
-		Logger:            opts.Logger.With("component", "haproxy"),
+		Logger:            opts.Logger,
 		Registerer:        opts.Registry,
 	})
-	if _, ok := errors.AsType[*haproxy.TemplateError](err); ok {
+	if errors.Is(err, haproxy.ErrTemplate) {
 		return nil, cfg.Problem("haproxy.template", badTemplate, err)
 	}
 	if err != nil {
@@ -301,6 +301,8 @@ func (b *Bridge) adopt(ctx context.Context) error {
 		return cfg.Problem("haproxy.socket", cfg.HAProxy.Socket+" does not answer as HAProxy does; name its stats socket", err)
 	case errors.Is(err, haproxy.ErrNotAdmin):
 		return cfg.Problem("haproxy.socket", `add "level admin" to the line "stats socket `+cfg.HAProxy.Socket+`" of haproxy.cfg and reload HAProxy once`, err)
+	case errors.Is(err, haproxy.ErrForeignConfig):
+		return cfg.Problem("haproxy.config", cfg.HAProxy.Config+" cannot be taken over without losing something; correct it, or name another file", err)
 	default:
 		return fmt.Errorf("adopt the HAProxy at %s: %w", cfg.HAProxy.Socket, err)
 	}
@@ -318,7 +320,7 @@ func (b *Bridge) newWatcher(cfg *Config, urls []string) (*discovery.Watcher, err
 		Resync:     m.Resync,
 		StateDir:   b.stateDir(cfg),
 		Resolver:   b.opts.Resolver,
-		Logger:     b.opts.Logger.With("component", "discovery"),
+		Logger:     b.opts.Logger,
 		Registerer: replacing{b.opts.Registry},
 	})
 	if err != nil {

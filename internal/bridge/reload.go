@@ -107,7 +107,9 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 		}
 	}
 	if template != b.template {
-		return nil, next.Problem("haproxy.template", "cannot change while bridged runs yet; restart bridged", nil)
+		if err := b.proxy.SetTemplate(ctx, template); err != nil {
+			return nil, next.Problem("haproxy.template", badTemplate, err)
+		}
 	}
 
 	b.config, b.marathons, b.template = next, urls, template
