@@ -216,7 +216,10 @@ func (d *mlbDialect) server(f *fragment, v *view, task *discovery.Task, state ha
 			f.err = err
 			return haproxy.Server{}, false
 		}
-		if check != "" {
+		switch {
+		case check != "" && s.Cookie != "":
+			s.Options = "check " + check // twice, as there: one stands before the cookie
+		case check != "":
 			s.Options = check
 		}
 	}
@@ -241,9 +244,11 @@ func (d *mlbDialect) serverOfTemplate(v *view, task *discovery.Task, s haproxy.S
 	if s.Cookie != "" {
 		p["cookieOptions"] = " check cookie " + s.Cookie
 	}
-	if s.Options != "check" {
-		p["healthCheckOptions"] = spaced(s.Options)
+	check := s.Options
+	if s.Cookie != "" {
+		check = strings.TrimPrefix(strings.TrimPrefix(check, "check"), " ")
 	}
+	p["healthCheckOptions"] = spaced(check)
 	lines, err := d.ts.lines(v, "BACKEND_SERVER_OPTIONS", p)
 	if err != nil {
 		return s, err

@@ -349,6 +349,7 @@ func routeMaps(c *haproxy.Change) {
 			c.Maps[name] = make(map[string]string)
 		}
 	}
+	c.MapKinds = map[string]string{mapRoutes: "beg", mapRedirects: "beg", mapAppIDs: "str"}
 }
 
 // Vhosts lists the vhost routes that are in force: host and path prefix → backend.

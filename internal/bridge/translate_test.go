@@ -429,11 +429,16 @@ func serverLine(s haproxy.Server) string {
 	if s.ID != 0 {
 		line += " id " + strconv.Itoa(s.ID)
 	}
+	options := s.Options
+	if rest, ok := strings.CutPrefix(options+" ", "check "); ok && s.Cookie != "" {
+		line += " check"
+		options = strings.TrimSpace(rest)
+	}
 	if s.Cookie != "" {
 		line += " cookie " + s.Cookie
 	}
-	if s.Options != "" {
-		line += " " + s.Options
+	if options != "" {
+		line += " " + options
 	}
 	if s.Weight >= 0 {
 		line += " weight " + strconv.Itoa(s.Weight)
