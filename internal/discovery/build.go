@@ -3,6 +3,7 @@ package discovery
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,62 +18,119 @@ func (s *state) take(p *pending) {
 }
 
 func (s *state) publish(a *app, p *pending) {
-	s.counts.add(a.counts, -1)
-	a.counts = counts{}
+	before := a.counts
 	ports := 0
-	if !a.gone {
-		if a.def != nil {
-			ports = len(a.def.Ports)
-			s.build(a, p)
+	switch {
+	case a.gone:
+		a.counts = counts{}
+	case a.def == nil:
+	case a.rebuild || len(a.services) != len(a.def.Ports) || len(a.changed) > 1+len(a.tasks)/4:
+		s.build(a)
+	default:
+		s.patch(a)
+	}
+	if !a.gone && a.def != nil {
+		ports = len(a.def.Ports)
+		for _, sv := range a.services {
+			p.put(sv)
 		}
-		a.counts.services = ports
-		s.counts.add(a.counts, 1)
 	}
 	for i := ports; i < a.sent; i++ {
 		p.remove(Key{App: a.id, Index: i, Source: s.source})
 	}
-	a.sent = ports
+	a.sent, a.rebuild = ports, false
+	for _, t := range a.changed {
+		t.changed = false
+	}
+	clear(a.changed)
+	a.changed = a.changed[:0]
+	a.counts.services = ports
+	s.counts.add(before, -1)
+	s.counts.add(a.counts, 1)
 }
 
-// build makes the services of a, which has a definition.
-func (s *state) build(a *app, p *pending) {
-	services := make([]*Service, len(a.def.Ports))
+// build makes the services of a afresh, from all of its tasks.
+func (s *state) build(a *app) {
+	a.counts = counts{}
+	a.services = make([]*Service, len(a.def.Ports))
 	for i, port := range a.def.Ports {
-		services[i] = &Service{Key: Key{App: a.id, Index: i, Source: s.source}, App: a.def, Port: port}
+		a.services[i] = &Service{Key: Key{App: a.id, Index: i, Source: s.source}, App: a.def, Port: port}
 	}
 	for _, t := range a.tasks {
-		state := s.stateOf(t)
-		a.counts.task(state)
-		if state == Staging || state == Gone || len(services) == 0 {
-			continue
-		}
-		task := Task{
-			ID: t.id, App: a.id, Host: t.host.Value(), State: state, Health: s.healthOf(t),
-			Ready: t.ready, Version: t.version.Value(),
-		}
-		if s.place(t, services, task) {
-			a.counts.unresolved++
-		}
-	}
-	for _, sv := range services {
-		p.put(sv)
+		t.counted, t.unplaced = 0, false
+		s.show(a, t)
 	}
 }
 
-func (c *counts) task(s TaskState) {
-	switch s {
-	case Staging:
-		c.staging++
-	case Running:
-		c.running++
-	case Killing:
-		c.killing++
-	case Unreachable:
-		c.unreachable++
+// patch makes the services of a from those that were published, which nobody may
+// modify any more, and from the tasks that changed since: a copy of what stands
+// together costs less than a walk over tasks that are strewn over the memory.
+func (s *state) patch(a *app) {
+	services := make([]*Service, len(a.services))
+	for i, old := range a.services {
+		sv := *old
+		sv.Tasks = make([]Task, len(old.Tasks), len(old.Tasks)+len(a.changed))
+		copy(sv.Tasks, old.Tasks)
+		services[i] = &sv
+	}
+	a.services = services
+	for _, t := range a.changed {
+		a.counts.task(t.counted, -1)
+		if t.unplaced {
+			a.counts.unresolved--
+		}
+		t.counted, t.unplaced = 0, false
+		for _, sv := range services {
+			if i, ok := sv.find(t.id); ok {
+				sv.Tasks = slices.Delete(sv.Tasks, i, i+1)
+			}
+		}
+		if t.app == a {
+			s.show(a, t)
+		}
 	}
 }
 
-// place appends task to the services that it serves. It reports whether the task has
+// show counts t and adds it to the services that it serves.
+func (s *state) show(a *app, t *task) {
+	state := s.stateOf(t)
+	t.counted = 1 + state
+	a.counts.task(t.counted, 1)
+	if state == Staging || state == Gone || len(a.services) == 0 {
+		return
+	}
+	t.unplaced = s.place(t, a.services, Task{
+		ID: t.id, App: a.id, Host: t.host.name, State: state, Health: s.healthOf(t),
+		Ready: t.ready, Version: t.version.Value(),
+	})
+	if t.unplaced {
+		a.counts.unresolved++
+	}
+}
+
+// task adds n tasks that were counted as state-1; 0 is not counted.
+func (c *counts) task(counted TaskState, n int) {
+	switch counted {
+	case 1 + Staging:
+		c.staging += n
+	case 1 + Running:
+		c.running += n
+	case 1 + Killing:
+		c.killing += n
+	case 1 + Unreachable:
+		c.unreachable += n
+	}
+}
+
+// find is where a task stands among the service's tasks, or would stand.
+func (sv *Service) find(id string) (int, bool) {
+	if n := len(sv.Tasks); n == 0 || sv.Tasks[n-1].ID < id {
+		return n, false
+	}
+	return slices.BinarySearchFunc(sv.Tasks, id, func(t Task, id string) int { return strings.Compare(t.ID, id) })
+}
+
+// place adds task to the services that it serves. It reports whether the task has
 // to wait for the address of its agent.
 //
 // Ports are matched as Marathon itself does it: in order, where a port that is not
@@ -116,7 +174,9 @@ func (s *state) place(t *task, services []*Service, task Task) (unresolved bool)
 			if sv.Tasks == nil {
 				sv.Tasks = make([]Task, 0, len(t.app.tasks))
 			}
-			sv.Tasks = append(sv.Tasks, task)
+			if j, ok := sv.find(task.ID); !ok { // two of its ports may stand for one
+				sv.Tasks = slices.Insert(sv.Tasks, j, task)
+			}
 		}
 	}
 	return false
@@ -142,38 +202,41 @@ func counterpart(old []Port, i int, now []Port) int {
 }
 
 func (s *state) address(t *task) (netip.Addr, bool) {
-	host := t.host.Value()
-	if host == "" {
-		return netip.Addr{}, false
+	h := t.host
+	if h.addr.IsValid() || h == noAgent {
+		return h.addr, h.addr.IsValid()
 	}
-	addr, ok := s.lookup(host)
-	if !ok {
-		if apps := s.waiting[host]; !slices.Contains(apps, t.app.id) {
-			s.waiting[host] = append(apps, t.app.id)
-		}
+	if addr, ok := s.lookup(h.name); ok {
+		h.addr = addr
+		return addr, true
 	}
-	return addr, ok
+	if !slices.Contains(h.waiting, t.app.id) {
+		h.waiting = append(h.waiting, t.app.id)
+	}
+	return netip.Addr{}, false
 }
 
 // rehost says that lookup has a new answer for host. changed: it had another before, so
 // that apps are affected which don't wait for it.
 func (s *state) rehost(host string, changed bool) {
-	for _, id := range s.waiting[host] {
+	h := s.agents[host]
+	if h == nil {
+		return
+	}
+	h.addr = netip.Addr{}
+	for _, id := range h.waiting {
 		if a := s.apps[id]; a != nil {
 			s.touch(a)
 		}
 	}
-	delete(s.waiting, host)
+	h.waiting = nil
 	if !changed {
 		return
 	}
 	// An agent that changes its address is rare enough to look at every task for it.
 	for _, a := range s.apps {
-		for _, t := range a.tasks {
-			if t.host.Value() == host {
-				s.touch(a)
-				break
-			}
+		if slices.ContainsFunc(a.tasks, func(t *task) bool { return t.host == h }) {
+			s.touch(a)
 		}
 	}
 }

@@ -34,8 +34,8 @@ type state struct {
 
 	touched []*app // their services may differ from what was taken last
 	wants   []want
-	waiting map[string][]string // host without address → apps to build again
-	absent  map[string]uint64   // app that Marathon did not have → number of that request
+	agents  map[string]*agent // by host name; "" is noAgent
+	absent  map[string]uint64 // app that Marathon did not have → number of that request
 	graves  graveyard
 	counts  counts
 }
@@ -50,10 +50,14 @@ type app struct {
 	answered  uint64 // newest request that def and tasks were merged from
 	deploying bool
 
-	tasks   []*task // those not ended, sorted by id
-	sent    int     // how many services were published
-	counts  counts  // of the last build
+	tasks    []*task    // those not ended, sorted by id
+	services []*Service // as published last
+	sent     int        // how many of them
+	counts   counts     // of what was published
+
 	touched bool
+	rebuild bool    // all of its tasks are to be looked at
+	changed []*task // else these
 	gone    bool
 }
 
@@ -82,6 +86,7 @@ type instance struct {
 	offAt   int64
 
 	cond   conditions
+	spare  *task // room for the first task
 	buried int64 // newest entry in the graveyard, Unix milliseconds
 }
 
@@ -91,7 +96,7 @@ type task struct {
 	app     *app // nil for a tombstone
 	inst    *instance
 	next    *task
-	host    unique.Handle[string]
+	host    *agent
 	version unique.Handle[string]
 	ports   []uint16
 	addrs   []netip.Addr
@@ -102,7 +107,21 @@ type task struct {
 	sync    uint64 // newest request whose answer held it
 	phase   phase
 	ready   bool
+
+	changed  bool      // is in app.changed
+	counted  TaskState // 1 + the state that it was counted as, 0 for none
+	unplaced bool      // counted as unresolved
 }
+
+// agent is a host that tasks run on. Tasks share it, so that an event needs no lookup
+// for each of its app's tasks.
+type agent struct {
+	name    string
+	addr    netip.Addr // invalid: not known
+	waiting []string   // apps to build again when it is
+}
+
+var noAgent = &agent{} // of tasks that were never placed
 
 // want asks for an app to be fetched, or for the definition of an old version of it.
 type want struct {
@@ -129,7 +148,7 @@ func newState(source string, lookup func(string) (netip.Addr, bool)) *state {
 	return &state{
 		source: source, lookup: lookup,
 		apps: map[string]*app{}, insts: map[string]*instance{},
-		waiting: map[string][]string{}, absent: map[string]uint64{},
+		agents: map[string]*agent{"": noAgent}, absent: map[string]uint64{},
 	}
 }
 
@@ -206,14 +225,14 @@ func (s *state) status(e *event) {
 	if len(t.addrs) == 0 && len(e.addrs) > 0 && (t.app.def == nil || t.app.def.Network == ContainerNetwork) {
 		t.addrs = e.addrs
 	}
-	s.touch(t.app)
+	s.touchTask(t.app, t)
 	if e.at < t.at || e.at == t.at && p <= t.phase {
 		return
 	}
 	started := p == phaseRunning && t.phase != phaseRunning
 	t.at, t.seq, t.phase = e.at, s.seq, p
 	if e.host != "" {
-		t.host = unique.Make(e.host)
+		t.host = s.agent(e.host)
 	}
 	if e.version != "" {
 		t.version = unique.Make(e.version)
@@ -259,7 +278,8 @@ func (s *state) end(in *instance, id string, e *event) {
 		if e.app == "" {
 			return
 		}
-		t = &task{id: id, inst: in, next: in.first, host: noText, version: noText}
+		t = in.newTask()
+		*t = task{id: id, inst: in, next: in.first, host: noAgent, version: noText}
 		in.first = t
 		t.phase = phaseGone
 		s.graves.bury(in, e.received)
@@ -304,7 +324,7 @@ func (s *state) detach(t *task) {
 		a.tasks = slices.Delete(a.tasks, i, i+1)
 	}
 	t.app = nil
-	s.touch(a)
+	s.touchTask(a, t)
 	if a.def == nil && len(a.tasks) == 0 {
 		s.removeApp(a)
 	}
@@ -421,18 +441,33 @@ func (s *state) want(id string, after time.Duration) {
 	s.wants = append(s.wants, want{app: id, after: after})
 }
 
+// touch marks all of a to be published again.
 func (s *state) touch(a *app) {
-	if !a.touched {
-		a.touched = true
-		s.touched = append(s.touched, a)
+	a.rebuild = true
+	s.list(a)
+}
+
+// touchTask marks one task, which is or was a's.
+func (s *state) touchTask(a *app, t *task) {
+	if !t.changed {
+		t.changed = true
+		a.changed = append(a.changed, t)
 	}
+	s.list(a)
 }
 
 func (s *state) touchTasks(in *instance) {
 	for t := in.first; t != nil; t = t.next {
 		if t.phase != phaseGone {
-			s.touch(t.app)
+			s.touchTask(t.app, t)
 		}
+	}
+}
+
+func (s *state) list(a *app) {
+	if !a.touched {
+		a.touched = true
+		s.touched = append(s.touched, a)
 	}
 }
 
@@ -450,7 +485,13 @@ func (s *state) app(id string) *app {
 func (s *state) instance(key string) *instance {
 	in := s.insts[key]
 	if in == nil {
-		in = &instance{key: key, epoch: s.epoch}
+		// Nearly every instance has one task: what belongs together stands together.
+		pair := new(struct {
+			instance
+			task
+		})
+		in = &pair.instance
+		in.key, in.epoch, in.spare = key, s.epoch, &pair.task
 		s.insts[in.key] = in
 	}
 	if in.epoch != s.epoch {
@@ -468,14 +509,33 @@ func (s *state) instance(key string) *instance {
 	return in
 }
 
+func (in *instance) newTask() *task {
+	if t := in.spare; t != nil {
+		in.spare = nil
+		return t
+	}
+	return new(task)
+}
+
+// agent finds or makes the agent of a task.
+func (s *state) agent(host string) *agent {
+	a := s.agents[host]
+	if a == nil {
+		a = &agent{name: host}
+		s.agents[host] = a
+	}
+	return a
+}
+
 // add makes a task. Its phase is set by the caller.
 func (s *state) add(in *instance, id, appID string) *task {
 	a := s.app(appID)
-	t := &task{id: id, app: a, inst: in, next: in.first, host: noText, version: noText, ready: true}
+	t := in.newTask()
+	*t = task{id: id, app: a, inst: in, next: in.first, host: noAgent, version: noText, ready: true}
 	in.first = t
 	i, _ := a.find(id)
 	a.tasks = slices.Insert(a.tasks, i, t)
-	s.touch(a)
+	s.touchTask(a, t)
 	return t
 }
 

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/tools/txtar"
 )
 
@@ -289,6 +291,38 @@ func TestEventsCommute(t *testing.T) {
 	}
 }
 
+// TestPatchesAreWhatABuildGives: services made from those published before and from
+// what changed are the same as services made afresh.
+func TestPatchesAreWhatABuildGives(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		p := newPicture("1.11.0")
+		twoApps(p)
+		events := history(rng, "1.11.0")
+		for i := range 12 { // neighbours, so that one change does not make a build
+			id := fmt.Sprintf("app.%08x-aaaa-0000-0000-%012x", rng.Uint32(), i)
+			p.apply(&event{typ: statusUpdate, app: "/app0", task: id, host: "agent9", ports: []uint16{1}, phase: phaseRunning, at: 5, received: p.now})
+		}
+		p.publish()
+		for i := range events {
+			p.apply(&events[i])
+			if rng.IntN(3) == 0 {
+				continue // two changes in one update
+			}
+			p.publish()
+			patched, counted := p.table, p.counts
+			p.table = map[Key]*Service{}
+			for _, a := range p.apps {
+				p.touch(a)
+			}
+			p.publish()
+			if diff := cmp.Diff(p.table, patched, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" || counted != p.counts {
+				t.Fatalf("seed %d, event %d: counts %+v, patched %+v (-built +patched):\n%s", seed, i, p.counts, counted, diff)
+			}
+		}
+	}
+}
+
 // TestSyncAfterEventsChangesNothing: a picture that heard everything is what an answer
 // says, so that the answer touches nothing, whether it was asked for before or after.
 func TestSyncAfterEventsChangesNothing(t *testing.T) {
@@ -330,7 +364,7 @@ func answerOf(p *picture) []appData {
 				health = HealthUnknown
 			}
 			d.tasks = append(d.tasks, taskData{
-				id: t.id, host: t.host, version: t.version, ports: t.ports, addrs: t.addrs,
+				id: t.id, host: unique.Make(t.host.name), version: t.version, ports: t.ports, addrs: t.addrs,
 				phase: t.phase, health: health, ready: t.ready,
 			})
 		}

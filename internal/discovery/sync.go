@@ -131,12 +131,12 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 	}
 	changed := false
 	if t.seq <= r.since {
-		changed = t.phase != d.phase || !slices.Equal(t.ports, d.ports) || !slices.Equal(t.addrs, d.addrs) || t.host != d.host
+		changed = t.phase != d.phase || !slices.Equal(t.ports, d.ports) || !slices.Equal(t.addrs, d.addrs) || t.host.name != d.host.Value()
 		if d.phase == phaseRunning && in.offAt != 0 {
 			changed = changed || t.at <= in.offAt
 			in.offAt = 0
 		}
-		t.phase, t.host = d.phase, d.host
+		t.phase, t.host = d.phase, s.agent(d.host.Value())
 		if len(d.ports) > 0 || d.phase != phaseRunning {
 			t.ports = d.ports
 		}
@@ -160,7 +160,7 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 		in.verdictAt = max(in.verdictAt, t.since, longAgo)
 	}
 	if s.mergeKill(in, d, now) || changed {
-		s.touch(a)
+		s.touchTask(a, t)
 	}
 	if v := t.version.Value(); v != "" && v < a.def.LastConfigChange && t.layout == nil {
 		s.findLayout(t)
