@@ -75,7 +75,7 @@ func userlistName(backend string) string { return "user_" + backend }
 
 // userlist holds the one user of an AUTH label.
 func userlist(v *view, backend string) *haproxy.Section {
-	return &haproxy.Section{Kind: haproxy.KindUserlist, Name: userlistName(backend), Owner: v.owner, Unproven: true,
+	return &haproxy.Section{Kind: haproxy.KindUserlist, Name: userlistName(backend), Owner: v.owner, Unproven: !v.set.auth.proven(),
 		Lines: []string{"user " + v.set.auth.user + " password " + v.set.auth.hash}}
 }
 

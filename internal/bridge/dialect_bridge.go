@@ -114,7 +114,7 @@ func isTLS(b haproxy.Bind) bool { return slices.Contains(strings.Fields(b.Option
 // unproven says whether labels name something that only HAProxy can judge: files, and
 // what the TLS library takes.
 func unproven(s *settings) bool {
-	return len(s.certs) > 0 || len(s.bindOptions) > 0 || s.tls != "" || s.auth != nil
+	return len(s.certs) > 0 || len(s.bindOptions) > 0 || s.tls != "" || s.auth != nil && !s.auth.proven()
 }
 
 // checkTime writes a duration in HAProxy's largest unit that keeps it whole.

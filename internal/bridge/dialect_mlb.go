@@ -195,6 +195,7 @@ func (d *mlbDialect) shapeUserlist(v *view, f *fragment) error {
 	if err != nil {
 		return err
 	}
+	f.userlist.Unproven = true
 	f.userlist.Lines, err = sectionOf(lines, "userlist", f.userlist.Name, "USERLIST_HEAD")
 	return err
 }

@@ -15,18 +15,6 @@ func (t *Translator) admit(v *view, task *discovery.Task) (state haproxy.State, 
 	if !task.Addr.IsValid() {
 		return 0, false
 	}
-	switch task.State {
-	case discovery.Running:
-	case discovery.Killing:
-		// marathon-lb drops these; draining is kinder to the requests in flight.
-		return haproxy.Drain, task.Ready
-	case discovery.Unreachable:
-		if t.opts.DropUnreachable {
-			return 0, false
-		}
-	default:
-		return 0, false
-	}
 	if !task.Ready {
 		return 0, false
 	}
@@ -38,8 +26,13 @@ func (t *Translator) admit(v *view, task *discovery.Task) (state haproxy.State, 
 			return haproxy.Maint, t.opts.Dialect != DialectMarathonLB
 		}
 	}
-	if v.draining[task.ID] {
+	switch {
+	case task.State == discovery.Killing, v.draining[task.ID]:
+		// marathon-lb drops a task that is being killed; draining is kinder to the requests
+		// in flight.
 		return haproxy.Drain, true
+	case task.State == discovery.Running, task.State == discovery.Unreachable && !t.opts.DropUnreachable:
+		return haproxy.Ready, true
 	}
-	return haproxy.Ready, true
+	return 0, false
 }

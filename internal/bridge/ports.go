@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +30,17 @@ func (f *fragment) claims() []claim {
 	if f == nil {
 		return nil
 	}
-	claims := []claim{{name: f.name}}
-	if f.bind.Port != 0 || f.bind.Addr != "" {
-		claims = append(claims, claim{addr: wildcard(f.bind.Addr), port: f.bind.Port})
+	claims := []claim{{name: f.name}, {addr: wildcard(f.bind.Addr), port: f.bind.Port}}
+	if f.specific() {
+		// A listener on one address would take what is meant for a wildcard's on the same
+		// port: it wants the wildcard too, and shares it with its like.
+		claims = append(claims, claim{addr: "*", port: f.bind.Port})
 	}
 	return claims
 }
+
+// specific says whether the fragment listens on one address only.
+func (f *fragment) specific() bool { return f.bind.Port != 0 && wildcard(f.bind.Addr) != "*" }
 
 // wildcard gives the spellings of "every address" one name.
 func wildcard(addr string) string {
@@ -126,10 +132,15 @@ func (t *Translator) standing(e *entry) *Rejection {
 		if by, ok := t.opts.Reserved[f.bind.Port]; ok {
 			return e.loses(ReasonPortReserved, fmt.Sprintf("port %d is %s: give the app another service port", f.bind.Port, by))
 		}
+		for _, b := range t.sharedBinds() {
+			if b.Port == f.bind.Port && (wildcard(b.Addr) == "*" || !f.specific() || b.Addr == f.bind.Addr) {
+				return e.loses(ReasonPortReserved, fmt.Sprintf("port %d is a shared listener's: give the app another service port", f.bind.Port))
+			}
+		}
 	}
 	for _, cl := range e.claimed {
 		holder := t.contests[cl].holder
-		if holder == e {
+		if holder == e || cl.addr == "*" && f.specific() && holder.frag.specific() {
 			continue
 		}
 		by := fmt.Sprintf("%s[%d]", holder.frag.view.owner, holder.index)
@@ -147,6 +158,15 @@ func (t *Translator) standing(e *entry) *Rejection {
 			"a task on this node needs port %d itself: set haproxy.bind to an address that tasks do not use, or give the app another service port", f.bind.Port))
 	}
 	return nil
+}
+
+// sharedBinds are the listeners that belong to no service.
+func (t *Translator) sharedBinds() []haproxy.Bind {
+	binds := t.opts.HTTPBinds
+	if t.opts.Dialect == DialectMarathonLB {
+		binds = append(slices.Clip(binds), t.opts.MarathonLB.AppIDBind, t.opts.MarathonLB.StatsBind)
+	}
+	return binds
 }
 
 func (e *entry) loses(reason Reason, detail string) *Rejection {

@@ -122,8 +122,8 @@ var (
 	realmPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._@/-]{0,127}$`)
 	userPattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$`)
 	hashPattern  = regexp.MustCompile(`^(?:\$1\$[./0-9A-Za-z]{1,8}\$[./0-9A-Za-z]{22}|` +
-		`\$5\$(?:rounds=[0-9]{4,9}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{43}|` +
-		`\$6\$(?:rounds=[0-9]{4,9}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}|` +
+		`\$5\$(?:rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{43}|` +
+		`\$6\$(?:rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}|` +
 		`\$2[aby]\$[0-9]{2}\$[./0-9A-Za-z]{53}|[./0-9A-Za-z]{13})$`)
 )
 
@@ -139,6 +139,9 @@ func parseAuth(v string) (*basicAuth, error) {
 	}
 	return a, nil
 }
+
+// proven says whether every crypt(3) that HAProxy is built with knows the hash.
+func (a *basicAuth) proven() bool { return !strings.HasPrefix(a.hash, "$2") }
 
 func parseNetworks(v string) ([]string, error) {
 	var nets []string
