@@ -183,3 +183,19 @@ func deref(n *int32) int32 {
 	}
 	return *n
 }
+
+// Entity is one object of the inventory.
+type Entity struct {
+	Ref  types.ManagedObjectReference
+	Path string
+}
+
+// Entities lists the objects of a kind, such as Folder, sorted by path.
+func (s *Server) Entities(kind string) []Entity {
+	var list []Entity
+	for _, e := range s.registry().All(kind) {
+		list = append(list, Entity{Ref: e.Reference(), Path: s.path(e)})
+	}
+	slices.SortFunc(list, func(a, b Entity) int { return strings.Compare(a.Path, b.Path) })
+	return list
+}

@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -122,6 +124,7 @@ func Start(opt Options) (*Server, error) {
 	s.server = s.service.NewServer()
 	inner := s.server.Config.Handler
 	s.server.Config.Handler = s.calls.middleware(inner)
+	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that a client refuses are its business
 	s.URL = &url.URL{Scheme: "https", Host: s.server.URL.Host, Path: s.server.URL.Path}
 
 	if err := s.furnish(); err != nil {

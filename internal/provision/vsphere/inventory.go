@@ -206,6 +206,8 @@ func (p *Provider) claim(pl *place, c *cluster, m *machine, o *object) {
 		provision.MarkCluster: o.extra(provision.MarkCluster), provision.MarkNode: o.extra(provision.MarkNode),
 	})
 	switch {
+	case m.Name == "":
+		foreign.Name, foreign.Why = o.ref.Value, "cannot be read by this user"
 	case err != nil:
 		foreign.Why = "has damaged marks: " + err.Error()
 	case !ours:

@@ -136,6 +136,9 @@ func (p *Provider) readNames(ctx context.Context) (*names, error) {
 	for i := range list {
 		o := &list[i]
 		e := &entity{object: o, name: unescape(o.str("name"))}
+		if e.name == "" {
+			continue // not for this user's eyes
+		}
 		e.parent, _ = o.ref1("parent")
 		n.byRef[o.ref] = e
 	}

@@ -75,7 +75,7 @@ func (o *object) extra(key string) string {
 func extraPath(key string) string { return `config.extraConfig["` + key + `"]` }
 
 // retrieve reads properties in one call, plus one per further page. Objects
-// that are gone are left out.
+// that are gone are left out; what the user may not read is there without it.
 func (p *Provider) retrieve(ctx context.Context, specs ...types.PropertyFilterSpec) ([]object, error) {
 	yes := true
 	for i := range specs {
@@ -89,9 +89,6 @@ func (p *Provider) retrieve(ctx context.Context, specs ...types.PropertyFilterSp
 	var list []object
 	for page := res.Returnval; page != nil; {
 		for _, content := range page.Objects {
-			if len(content.PropSet) == 0 && len(content.MissingSet) > 0 {
-				continue
-			}
 			o := object{ref: content.Obj, props: make(map[string]types.AnyType, len(content.PropSet))}
 			for _, prop := range content.PropSet {
 				o.props[prop.Name] = prop.Val

@@ -151,7 +151,27 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 func (s *session) once(ctx context.Context, req, res soap.HasFault) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return s.next.RoundTrip(ctx, req, res)
+	if err := s.next.RoundTrip(ctx, req, res); err != nil {
+		return err
+	}
+	return unauthenticated(res)
+}
+
+// unauthenticated finds the answer of a property collector that was asked
+// without a session and says so for each property instead of as a whole.
+func unauthenticated(res soap.HasFault) error {
+	body, ok := res.(*methods.RetrievePropertiesExBody)
+	if !ok || body.Res == nil || body.Res.Returnval == nil {
+		return nil
+	}
+	for _, o := range body.Res.Returnval.Objects {
+		for _, m := range o.MissingSet {
+			if f, ok := m.Fault.Fault.(*types.NotAuthenticated); ok {
+				return soap.WrapVimFault(f)
+			}
+		}
+	}
+	return nil
 }
 
 // renew signs in again unless another call has done so since serial was read.
