@@ -1,9 +1,13 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +21,10 @@ var (
 	ErrNotHAProxy = errors.New("not a HAProxy stats socket")
 	// ErrNotAdmin: HAProxy answers, but the socket does not have level admin.
 	ErrNotAdmin = errors.New("stats socket lacks level admin")
+	// ErrForeignConfig: the operator's haproxy.cfg cannot be kept beside ours.
+	ErrForeignConfig = errors.New("haproxy.cfg cannot be taken over")
+	// ErrTemplate: the template does not parse.
+	ErrTemplate = errors.New("template of haproxy.cfg")
 )
 
 // Options says which HAProxy a Proxy drives and how. Zero values mean the default that
@@ -98,34 +106,178 @@ type Job struct {
 }
 
 // Proxy makes one HAProxy match what Apply was told. All methods but Done are called
-// from one goroutine.
+// from one goroutine, which owns all of the state; background work gets copies and
+// comes back as a Job.
 type Proxy struct {
 	opts Options
+	log  *slog.Logger
+	m    *metrics
+
+	// Background work: everything that bg started sends its completion to jobs and ends with
+	// life.
+	life context.Context // ends with Close; kept here because background work outlives calls
+	end  context.CancelFunc
+	work sync.WaitGroup
 	jobs chan Job
+
+	// What is wanted, each part beside what the worker loaded. Empty until the first Apply:
+	// before that nothing is changed in HAProxy.
+	synced bool
+	global struct {
+		want, loaded *Global
+		written      *Global // for loaded: less was asked for where the whole would not fit
+	}
+	userlists, frontends map[string]*sectionState
+	backends             map[string]*backendState
+	maps                 map[string]*mapState
+	kept                 OperatorFile // parts of the operator's own configuration
+
+	// The worker. conn is nil while there is none to talk to. known: structure is of what was
+	// loaded in full, so that parts can be compared one by one.
+	conn       *conn
+	connecting bool
+	info       Info
+	structure  string // short hash in the running generation; "" for one that is not ours
+	seq        int    // in the running generation
+	known      bool
+	caps       Capabilities
+	binds      []Bind // of the worker; nil: unknown
+	oldPids    []int  // workers that we replaced, as far as they may still live
+
+	epoch   uint64 // counts workers that we talked to
+	clock   uint64 // counts changes of have and of want: see backendState.touched
+	dirty   map[part]dirt
+	dirtSeq uint64
+	fresh   bool                 // dirty holds something that the last reload did not
+	waiting map[Lane][]time.Time // when events were read whose changes are not live yet
+
+	// The slow lane and saving share the file: at most one of them runs.
+	files      *Files
+	reloader   *Reloader
+	renderer   *Renderer // of the wanted template
+	proven     *Renderer // of the template that the worker's configuration came from
+	template   string
+	supervisor *Supervisor // nil: HAProxy is run by somebody else
+	busy       bool        // saving or reloading
+	reloading  bool
+	pace       pace
+	heldSince  time.Time                              // when a reload was first held because of old workers
+	reloadAt   time.Time                              // when the reload timer fires; zero: none runs
+	timers     struct{ save, reap, probe, hold bool } // those that are running
+	unsaved    bool                                   // HAProxy runs servers that haproxy.cfg does not have
+	badSaves   int                                    // in a row
+	spare      spares
+
+	leftovers []leftover
+	auditing  bool
+
+	rejected  []Rejected
+	lastError string
+	reloads   int
+	totals    [serverStates]int
 }
 
-// New checks o and makes a Proxy. It touches nothing outside.
+// New checks o and makes a Proxy. It touches nothing outside. A template that does not
+// parse is ErrTemplate.
 func New(o Options) (*Proxy, error) {
-	return &Proxy{opts: o, jobs: make(chan Job)}, nil
+	for _, missing := range []struct{ name, value string }{{"config", o.ConfigFile}, {"socket", o.Socket}} {
+		if missing.value == "" {
+			return nil, fmt.Errorf("haproxy.%s: want a path, have none", missing.name)
+		}
+	}
+	switch SlotPolicy(o.Slots) {
+	case SlotsAuto, SlotsAlways, SlotsNever:
+	case "":
+		o.Slots = string(SlotsAuto)
+	default:
+		return nil, fmt.Errorf("haproxy.slots: want auto, always or never, have %q", o.Slots)
+	}
+	o.MaxOldWorkers = cmp.Or(o.MaxOldWorkers, 4)
+	o.SaveDelay = cmp.Or(o.SaveDelay, 250*time.Millisecond)
+	o.Drain = cmp.Or(o.Drain, 30*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{
+		opts: o, log: o.Logger.With("component", "haproxy"), m: newMetrics(o.Registerer),
+		jobs:      make(chan Job),
+		userlists: make(map[string]*sectionState), frontends: make(map[string]*sectionState),
+		backends: make(map[string]*backendState), maps: make(map[string]*mapState),
+		dirty: make(map[part]dirt), waiting: make(map[Lane][]time.Time),
+		template: o.Template,
+	}
+	p.pace.least = o.MinReloadInterval
+	p.life, p.end = context.WithCancel(context.Background())
+	if err := p.wire(); err != nil {
+		p.end()
+		return nil, err
+	}
+	return p, nil
 }
 
-// Adopt connects and reads what runs.
-func (p *Proxy) Adopt(ctx context.Context) error { return nil }
-
-// Apply merges c into what is wanted and brings HAProxy there.
-func (p *Proxy) Apply(ctx context.Context, c Change) Result { return Result{} }
-
-// Done delivers completions of background work.
+// Done delivers completions of background work. It is never closed.
 func (p *Proxy) Done() <-chan Job { return p.jobs }
 
-// Finish takes in a completion.
+// Finish takes in what background work found or did.
 func (p *Proxy) Finish(ctx context.Context, j Job) { j.finish(ctx) }
 
-// Audit starts reading back what HAProxy runs.
-func (p *Proxy) Audit(ctx context.Context) error { return nil }
+// Close ends background work, waits for it and closes the connection. HAProxy goes on,
+// with the servers it has.
+func (p *Proxy) Close() error {
+	p.end()
+	p.work.Wait()
+	p.disconnect()
+	return nil
+}
 
-// Status says where the Proxy stands.
-func (p *Proxy) Status() Status { return Status{} }
+// bg runs work beside the loop and then what it returns on the loop. nil: nothing to
+// tell. work ends soon after its context does.
+func (p *Proxy) bg(work func(context.Context) func(context.Context)) {
+	p.work.Go(func() {
+		finish := work(p.life)
+		if finish == nil {
+			return
+		}
+		select {
+		case p.jobs <- Job{finish}:
+		case <-p.life.Done():
+		}
+	})
+}
 
-// Close ends background work and closes the connection. HAProxy goes on.
-func (p *Proxy) Close() error { return nil }
+// after calls then on the loop when d has passed. running is the flag of this timer: while
+// it is set, further calls do nothing.
+func (p *Proxy) after(d time.Duration, running *bool, then func(context.Context)) {
+	if *running {
+		return
+	}
+	*running = true
+	p.bg(func(ctx context.Context) func(context.Context) {
+		timer := time.NewTimer(max(d, 0))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		return func(ctx context.Context) {
+			*running = false
+			then(ctx)
+		}
+	})
+}
+
+// Status says where the Proxy stands. It costs nothing that grows with the servers.
+func (p *Proxy) Status() Status {
+	st := Status{
+		Connected: p.conn != nil, Version: p.info.Version, Pid: p.info.Pid, Generation: p.info.Description,
+		Degraded: p.caps.Degraded(), Reloading: p.reloading, Reloads: p.reloads, OldWorkers: len(p.oldPids),
+		Rejected: slices.Clone(p.rejected), LastError: p.lastError, Pending: p.reasons(),
+		Servers: make(map[string]int, serverStates),
+	}
+	st.Matches = st.Connected && p.synced && p.known && len(p.dirty) == 0
+	for s, n := range p.totals {
+		st.Servers[serverStateText[s]] = n
+	}
+	return st
+}

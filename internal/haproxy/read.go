@@ -283,14 +283,26 @@ func (c *conn) maps(ctx context.Context) (map[string]*runningMap, error) {
 		if name == "" {
 			continue
 		}
-		reply, err := c.query(ctx, "show map "+path)
+		entries, err := c.entries(ctx, path)
 		if err != nil {
 			return nil, err
 		}
-		maps[name] = &runningMap{path: path, entries: parseMap(reply)}
+		maps[name] = &runningMap{path: path, entries: entries}
 	}
 	c.trim()
 	return maps, nil
+}
+
+// entries reads one map, which must exist.
+func (c *conn) entries(ctx context.Context, path string) (map[string]string, error) {
+	reply, err := c.query(ctx, "show map "+path)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(reply, []byte("Unknown map")) {
+		return nil, fmt.Errorf("show map %s: %s", path, shorten(reply))
+	}
+	return parseMap(reply), nil
 }
 
 // Procs is what the master's `show proc` lists.

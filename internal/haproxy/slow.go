@@ -1,0 +1,516 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// maxHold is how long a reload waits for old workers to end when there are too many. Then
+// it goes all the same: an app that never becomes reachable is worse than memory.
+const maxHold = 10 * time.Second
+
+const holdPoll = 250 * time.Millisecond
+
+// schedule starts what is due and sets timers for what will be.
+func (p *Proxy) schedule() {
+	if !p.synced {
+		return
+	}
+	if p.unsaved && p.known {
+		p.after(p.opts.SaveDelay<<min(p.badSaves, 8), &p.timers.save, p.save)
+	}
+	p.scheduleReap()
+	if len(p.dirty) == 0 || p.busy {
+		return
+	}
+	if p.conn == nil && p.supervisor == nil {
+		return // the reconnection schedules again
+	}
+	at := p.pace.next(p.fresh)
+	if wait := time.Until(at); wait > 0 {
+		p.reloadTimer(at, wait)
+		return
+	}
+	if p.hold() {
+		p.after(holdPoll, &p.timers.hold, func(context.Context) {
+			p.countOldWorkers()
+			p.schedule()
+		})
+		return
+	}
+	p.reload()
+}
+
+// reloadTimer schedules again at the given time, unless a timer is set that fires earlier.
+func (p *Proxy) reloadTimer(at time.Time, wait time.Duration) {
+	if !p.reloadAt.IsZero() && !p.reloadAt.After(at) {
+		return
+	}
+	p.reloadAt = at
+	running := false
+	p.after(wait, &running, func(context.Context) {
+		if p.reloadAt.Equal(at) {
+			p.reloadAt = time.Time{}
+		}
+		p.schedule()
+	})
+}
+
+// hold reports whether a reload has to wait because too many workers are still ending.
+func (p *Proxy) hold() bool {
+	p.countOldWorkers()
+	switch {
+	case len(p.oldPids) < p.opts.MaxOldWorkers:
+		if !p.heldSince.IsZero() {
+			p.m.reloadHolds.WithLabelValues("released").Inc()
+		}
+	case p.heldSince.IsZero():
+		p.heldSince = time.Now()
+		p.log.Warn("too many old HAProxy workers: holding the reload", "old_workers", len(p.oldPids), "at_most", maxHold)
+		return true
+	case time.Since(p.heldSince) < maxHold:
+		return true
+	default:
+		p.m.reloadHolds.WithLabelValues("expired").Inc()
+		p.log.Warn("old HAProxy workers do not end: reloading all the same", "old_workers", len(p.oldPids))
+	}
+	p.heldSince = time.Time{}
+	return false
+}
+
+// snapshot is what one reload takes along. Nobody modifies it.
+type snapshot struct {
+	config *Config             // as written: slots chosen
+	wanted map[string]*Backend // what config.Backends was made from
+	global *Global
+
+	began    time.Time
+	clock    uint64
+	reasons  []Reason
+	waited   []time.Time // events whose changes it makes live
+	renderer *Renderer
+	seq      int
+	oldBinds []Bind
+	running  string // structure of the worker; when that is what is rendered, nothing is reloaded
+}
+
+// loadedWorker is what a reload ended in.
+type loadedWorker struct {
+	Worker
+	same bool  // nothing had to be reloaded
+	conn *conn // nil: the new worker was seen, but is not reached any more
+	info Info
+	have map[string]*running
+	maps map[string]*runningMap
+}
+
+// reload renders all that is wanted and reloads HAProxy, in the background. Until that is
+// done, changes go to the worker that is there.
+func (p *Proxy) reload() {
+	p.chooseSpares()
+	s := &snapshot{
+		config: p.wantedConfig(), wanted: make(map[string]*Backend, len(p.backends)), global: p.global.want,
+		began: time.Now(), clock: p.clock, reasons: p.reasons(), waited: p.waiting[LaneSlow],
+		renderer: p.renderer, seq: p.seq + 1, oldBinds: p.binds,
+	}
+	if s.config.Global == nil {
+		return // the first Change brings it
+	}
+	for name, bs := range p.backends {
+		s.wanted[name] = bs.want
+	}
+	if !p.mustReload() {
+		s.running = p.structure
+	}
+	p.waiting[LaneSlow] = nil
+	p.busy, p.reloading, p.fresh, p.unsaved = true, true, false, false
+	p.log.Info("reloading HAProxy", "reasons", s.reasons)
+	p.bg(func(ctx context.Context) func(context.Context) {
+		w, err := p.load(ctx, s)
+		return func(ctx context.Context) { p.reloaded(ctx, s, w, err) }
+	})
+}
+
+// mustReload reports whether something is dirty that does not show in the structure: it
+// is about servers and entries that no command could set.
+func (p *Proxy) mustReload() bool {
+	for part := range p.dirty {
+		if part.kind == partServers || part.kind == partMap {
+			return true
+		}
+	}
+	return p.conn == nil
+}
+
+// noStructure stands in a generation whose text is not rendered yet.
+const noStructure = "000000000000"
+
+// load runs in the background and touches nothing of p but its options, files and reloader.
+func (p *Proxy) load(ctx context.Context, s *snapshot) (*loadedWorker, error) {
+	w := new(loadedWorker)
+	// What cannot be written is the reloader's to tell apart from the rest: it renders again
+	// without the apps that it belongs to.
+	structure := noStructure
+	rendered, err := s.renderer.Render(s.config)
+	if err != nil {
+		rendered = nil
+	} else {
+		structure = shortStructure(rendered.Structure)
+	}
+	if s.running == structure {
+		w.same, w.Loaded = true, s.config
+		return w, nil
+	}
+	w.Worker, err = p.reloader.Reload(ctx, ReloadRequest{
+		Config: s.config, Renderer: s.renderer, Rendered: rendered,
+		Generation: FormatGeneration(structure, s.seq), OldBinds: s.oldBinds, Reasons: s.reasons,
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.have = make(map[string]*running, len(w.Loaded.Backends))
+	for name, b := range w.Loaded.Backends {
+		w.have[name] = loadedFrom(b)
+	}
+	w.maps = make(map[string]*runningMap, len(w.Loaded.Maps))
+	for name, m := range w.Loaded.Maps {
+		w.maps[name] = &runningMap{path: w.MapPaths[name], entries: maps.Clone(m.Entries)}
+	}
+	w.conn, w.info = p.follow(ctx, w.Generation)
+	return w, nil
+}
+
+// follow connects to the worker of the given generation. Nil when there is another by now.
+func (p *Proxy) follow(ctx context.Context, generation string) (*conn, Info) {
+	c, err := dial(ctx, p.opts.Socket)
+	if err != nil {
+		return nil, Info{}
+	}
+	info, err := c.info(ctx)
+	if err != nil || info.Description != generation || info.Stopping {
+		c.close()
+		return nil, Info{}
+	}
+	return c, info
+}
+
+// reloaded takes in how a reload ended.
+func (p *Proxy) reloaded(ctx context.Context, s *snapshot, w *loadedWorker, err error) {
+	p.busy, p.reloading = false, false
+	reason := ReasonStructure
+	if len(s.reasons) > 0 {
+		reason = s.reasons[0]
+	}
+	switch {
+	case err != nil:
+		p.pace.finished(s.began, time.Now(), false)
+		p.m.reloads.WithLabelValues(string(reason), "failed").Inc()
+		p.reloadFailed(s, err)
+	case w.same:
+		p.log.Info("HAProxy already runs what is wanted", "generation", p.info.Description)
+		p.know(s, w)
+		p.unsaved = true // its servers may be newer than the file
+		p.convergeAll(ctx)
+	default:
+		p.pace.finished(s.began, time.Now(), true)
+		p.m.reloads.WithLabelValues(string(reason), "ok").Inc()
+		p.m.reloadDuration.Observe(time.Since(s.began).Seconds())
+		p.reloads++
+		for _, note := range w.Notes {
+			p.log.Warn("configuration changed to fit HAProxy", "note", note)
+		}
+		p.log.Info("reloaded HAProxy", "reason", reason, "generation", w.Generation, "pid", w.Pid, "took", time.Since(s.began))
+		p.replay(ctx, s, w)
+	}
+	p.schedule()
+}
+
+// replay makes the new worker the one we talk to, and brings it to what has been wanted
+// since the file was written.
+func (p *Proxy) replay(ctx context.Context, s *snapshot, w *loadedWorker) {
+	old := p.info.Pid
+	p.disconnect() // lets the old worker end
+	p.epoch++
+	p.structure, p.seq, _ = ParseGeneration(w.Generation)
+	if w.conn != nil {
+		p.conn = w.conn
+		p.m.connected.Set(1)
+		p.identify(w.info)
+		p.replaced(old)
+	}
+	for name := range w.Loaded.Backends {
+		p.backend(name) // it may have been removed meanwhile
+	}
+	var again []string
+	for name, bs := range p.backends {
+		if b := w.Loaded.Backends[name]; b != nil && (bs.touched > s.clock || bs.want != s.wanted[name] || drains(b)) {
+			again = append(again, name)
+		}
+		bs.have, bs.file = w.have[name], nil
+		p.count(bs, bs.have)
+	}
+	slices.Sort(again)
+	for name := range w.maps {
+		if p.maps[name] == nil {
+			p.maps[name] = new(mapState)
+		}
+	}
+	for name, ms := range p.maps {
+		ms.have = w.maps[name]
+	}
+	_, keys := p.touchedSince(s.clock)
+	p.know(s, w)
+	p.arrived(LaneSlow, s.waited)
+	if p.conn == nil {
+		p.reconnect() // which compares everything
+		return
+	}
+	if _, err := p.converge(ctx, again, keys); err != nil {
+		p.log.Warn("HAProxy refused part of what is wanted", "err", err)
+	}
+}
+
+// drains reports whether b has servers whose state the file cannot say.
+func drains(b *Backend) bool {
+	return slices.ContainsFunc(b.Servers, func(s Server) bool { return s.State == Drain })
+}
+
+// know notes that the worker has loaded w.Loaded, made from what was wanted in s, and
+// compares with it what is wanted now.
+func (p *Proxy) know(s *snapshot, w *loadedWorker) {
+	p.known, p.proven = true, s.renderer
+	clear(p.dirty)
+	if p.renderer != s.renderer {
+		p.mark(part{partTemplate, ""}, ReasonTemplate)
+	}
+	p.global.loaded, p.global.written = s.global, w.Loaded.Global
+	knowSections(p.userlists, s.config.Userlists, w.Loaded.Userlists)
+	knowSections(p.frontends, s.config.Frontends, w.Loaded.Frontends)
+	p.binds = nil
+	for _, f := range w.Loaded.Frontends {
+		p.binds = append(p.binds, f.Binds...)
+	}
+	for name, bs := range p.backends {
+		asked, got := s.config.Backends[name], w.Loaded.Backends[name]
+		bs.loaded, bs.refused = got, nil
+		switch {
+		case got != nil && got == asked:
+			bs.loaded = s.wanted[name] // as the caller knows it, before slots were chosen
+		case asked != nil:
+			bs.refused = s.wanted[name]
+		}
+		if got != nil {
+			p.binds = append(p.binds, got.Binds...)
+		}
+	}
+	for name, ms := range p.maps {
+		_, ms.loaded = w.Loaded.Maps[name]
+	}
+	p.rejected = w.Rejected
+	p.m.rejected.Set(float64(len(w.Rejected)))
+	p.lastError = ""
+	p.judgeAll()
+}
+
+// knowSections notes for each section what was asked for and what was loaded.
+func knowSections(all map[string]*sectionState, asked, got map[string]*Section) {
+	for name := range got {
+		if all[name] == nil {
+			all[name] = new(sectionState)
+		}
+	}
+	for name, st := range all {
+		st.loaded, st.refused = got[name], nil
+		if got[name] != asked[name] {
+			st.refused = asked[name]
+		}
+	}
+}
+
+// reloadFailed keeps what runs: the reloader has put the old file back, and the old worker
+// serves on.
+func (p *Proxy) reloadFailed(s *snapshot, err error) {
+	p.waiting[LaneSlow] = append(s.waited, p.waiting[LaneSlow]...)
+	p.unsaved = true // changes since the old file was written
+	p.lastError = err.Error()
+	p.log.Error("reload failed, HAProxy runs on as it was", "reasons", s.reasons, "err", err,
+		"retry", time.Until(p.pace.next(false)).Round(time.Millisecond))
+	if s.renderer == p.renderer && p.renderer != p.proven && p.proven != nil && p.known {
+		// The new template may be what HAProxy refused. Nothing else shall wait for it.
+		p.log.Error("template given up, the last good one is used")
+		p.renderer = p.proven
+		p.mark(part{partTemplate, ""}, "")
+		p.fresh = true
+	}
+}
+
+// wantedConfig is all that is wanted, as it is written to haproxy.cfg. Parts are shared,
+// maps are copies.
+func (p *Proxy) wantedConfig() *Config {
+	c := p.emptyConfig(p.global.want)
+	for name, st := range p.userlists {
+		if st.want != nil {
+			c.Userlists[name] = st.want
+		}
+	}
+	for name, st := range p.frontends {
+		if st.want != nil {
+			c.Frontends[name] = st.want
+		}
+	}
+	for name, bs := range p.backends {
+		if bs.want != nil {
+			c.Backends[name] = p.fileOf(bs, bs.want)
+		}
+	}
+	for name, ms := range p.maps {
+		if ms.want != nil {
+			c.Maps[name] = &Map{Kind: ms.want.Kind, Entries: maps.Clone(ms.want.Entries)}
+		}
+	}
+	return c
+}
+
+// loadedConfig is the structure that the worker loaded with the servers that are wanted
+// now: a restart from it, or anybody's reload, changes nothing.
+func (p *Proxy) loadedConfig() *Config {
+	c := p.emptyConfig(p.global.written)
+	for name, st := range p.userlists {
+		if st.loaded != nil {
+			c.Userlists[name] = st.loaded
+		}
+	}
+	for name, st := range p.frontends {
+		if st.loaded != nil {
+			c.Frontends[name] = st.loaded
+		}
+	}
+	for name, bs := range p.backends {
+		switch {
+		case bs.loaded == nil:
+		case sameStructure(bs.loaded, bs.want):
+			c.Backends[name] = p.fileOf(bs, bs.want)
+		default:
+			c.Backends[name] = p.fileOf(bs, bs.loaded)
+		}
+	}
+	for name, ms := range p.maps {
+		switch {
+		case !ms.loaded:
+		case ms.want != nil:
+			c.Maps[name] = &Map{Kind: ms.want.Kind, Entries: maps.Clone(ms.want.Entries)}
+		case ms.have != nil:
+			c.Maps[name] = &Map{Kind: "str", Entries: maps.Clone(ms.have.entries)}
+		}
+	}
+	return c
+}
+
+func (p *Proxy) emptyConfig(g *Global) *Config {
+	return &Config{
+		Global:    g,
+		Userlists: make(map[string]*Section, len(p.userlists)),
+		Frontends: make(map[string]*Section, len(p.frontends)),
+		Backends:  make(map[string]*Backend, len(p.backends)),
+		Maps:      make(map[string]*Map, len(p.maps)),
+	}
+}
+
+// fileOf is what is written of a backend. It is kept as long as it holds, since its
+// pointer is what the renderer knows a section by.
+func (p *Proxy) fileOf(bs *backendState, structure *Backend) *Backend {
+	if structure != bs.want {
+		return fileBackend(structure, bs.want, bs.have, p.strategy(bs), p.spare)
+	}
+	if bs.file == nil {
+		bs.file = fileBackend(bs.want, bs.want, bs.have, p.strategy(bs), p.spare)
+	}
+	return bs.file
+}
+
+// descriptorShare is the part of HAProxy's file descriptors that slots may take: a checked
+// server holds one, and each connection two.
+const descriptorShare = 0.6
+
+// chooseSpares decides how many spare slots this HAProxy can afford.
+func (p *Proxy) chooseSpares() {
+	var sizes []int
+	for _, bs := range p.backends {
+		if bs.want != nil && p.strategy(bs) == slotted {
+			sizes = append(sizes, len(bs.want.Servers))
+		}
+	}
+	spare := sparesDouble
+	if limit := int(descriptorShare * float64(p.info.UlimitN)); limit > 0 {
+		spare = chooseSpares(sizes, limit)
+	}
+	if spare == p.spare {
+		return
+	}
+	p.log.Info("server slots fitted to HAProxy's file descriptors", "limit", p.info.UlimitN, "level", spare)
+	p.spare = spare
+	for _, bs := range p.backends {
+		bs.file = nil
+	}
+}
+
+// save writes haproxy.cfg and the maps after changes at run time, in the background. The
+// generation stays: it names the structure, which is as it was.
+func (p *Proxy) save(context.Context) {
+	if p.busy || !p.known || !p.unsaved {
+		p.schedule() // after the reload that writes it anyway
+		return
+	}
+	config, renderer, generation, structure := p.loadedConfig(), p.proven, FormatGeneration(p.structure, p.seq), p.structure
+	inUse := make(map[string]string)
+	for name, ms := range p.maps {
+		if ms.have != nil {
+			inUse[name] = ms.have.path
+		}
+	}
+	p.busy, p.unsaved = true, false
+	p.bg(func(ctx context.Context) func(context.Context) {
+		err := p.write(ctx, config, renderer, generation, structure, inUse)
+		return func(context.Context) {
+			p.busy = false
+			if err != nil {
+				p.m.saves.WithLabelValues("failed").Inc()
+				if p.badSaves++; p.badSaves == 1 || err.Error() != p.lastError {
+					p.log.Error("haproxy.cfg not saved, it is older than what HAProxy runs", "err", err)
+				}
+				p.unsaved, p.lastError = true, err.Error()
+			} else {
+				p.m.saves.WithLabelValues("ok").Inc()
+				if p.badSaves > 0 {
+					p.log.Info("haproxy.cfg saved again")
+				}
+				p.badSaves = 0
+			}
+			p.schedule()
+		}
+	})
+}
+
+// write runs in the background.
+func (p *Proxy) write(ctx context.Context, c *Config, r *Renderer, generation, structure string, inUse map[string]string) error {
+	rendered, err := r.Render(c)
+	if err != nil {
+		return err
+	}
+	if got := shortStructure(rendered.Structure); got != structure {
+		// Never write one structure under the name of another: a bridge that starts would take
+		// it for what runs.
+		return fmt.Errorf("%w: it renders as %s, HAProxy runs %s", errStructure, got, structure)
+	}
+	if _, err := p.files.Save(ctx, rendered, generation); err != nil {
+		return err
+	}
+	p.files.Collect(inUse)
+	return nil
+}
+
+var errStructure = errors.New("structure of haproxy.cfg")
