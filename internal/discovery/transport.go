@@ -51,6 +51,7 @@ type listener struct {
 	kick   <-chan struct{} // the members have changed
 
 	streamOnly bool // there is no other transport to fall back to
+	resolver   Resolver
 }
 
 // send reports whether it was taken before ctx ended.
