@@ -9,9 +9,9 @@
 //	                                          ├─Diff─► Plan ─Run─► Provider.Apply
 //	provider ──Inventory──────────────────────┘
 //
-// Everything up to the Plan is pure: no I/O, no clock, no goroutine. Equal
-// inputs give equal bytes, because the hash of what was asked is what says
-// later whether a machine is still right.
+// Everything up to the Plan is pure: no I/O, no clock, no goroutine that
+// outlives a call. Equal inputs give equal bytes, because the hash of what was
+// asked is what says later whether a machine is still right.
 //
 // # State
 //

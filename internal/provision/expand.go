@@ -11,9 +11,11 @@ import (
 	"maps"
 	"net/netip"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 )
@@ -35,27 +37,56 @@ func Expand(c *Cluster, manifests *Manifests, render GuestRenderer) (*Want, erro
 	w.Distro, w.manifests = distro.with(&c.Spec.Services), manifests
 	w.place()
 	ensemble := w.ensemble()
-	var problems Problems
-	guests := guestHash{render: render, want: w}
-	for _, n := range slices.Concat(w.Nodes, w.Surge) {
+	nodes := slices.Concat(w.Nodes, w.Surge)
+	for _, n := range nodes {
 		n.Spec = w.spec(n, ensemble)
+	}
+	if err := w.hash(nodes, render); err != nil {
+		return nil, err
+	}
+	w.Rules = w.rules()
+	return w, nil
+}
+
+// hash renders the guest files of nodes and completes their specs. Rendering is
+// most of the work of a plan, and nodes do not depend on each other, so every
+// CPU takes a share.
+func (w *Want) hash(nodes []*Node, render GuestRenderer) error {
+	shares := max(1, min(runtime.GOMAXPROCS(0), len(nodes)/16))
+	errs := make([]error, shares)
+	var all sync.WaitGroup
+	for i := range shares {
+		share := nodes[len(nodes)*i/shares : len(nodes)*(i+1)/shares]
+		all.Go(func() { errs[i] = w.hashShare(share, render) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err // one is enough: they have one cause
+		}
+	}
+	return nil
+}
+
+func (w *Want) hashShare(nodes []*Node, render GuestRenderer) error {
+	guests := guestHash{render: render, want: w}
+	for _, n := range nodes {
 		guest, size, err := guests.of(n)
 		if err != nil {
-			return nil, fmt.Errorf("render guest files of %s: %w", n.Name, err)
+			return fmt.Errorf("render guest files of %s: %w", n.Name, err)
 		}
-		if size > maxGuestinfo && len(problems) == 0 {
-			at := "spec.groups"
-			problems = append(problems, Problem{
-				Code: "E18", Path: at, Pos: c.source.position(at), file: c.source.file,
+		if size > maxGuestinfo {
+			const at = "spec.groups"
+			return Problems{{
+				Code: "E18", Path: at, Pos: w.Cluster.source.position(at), file: w.Cluster.source.file,
 				What:   fmt.Sprintf("the guest files of %s take %d bytes, and guestinfo holds %d", n.Name, size, maxGuestinfo),
 				Remedy: "put large files into the image, or fetch them from a package",
-			})
+			}}
 		}
 		n.Spec["guest"] = guest
 		n.Hash = specHash(n.Spec)
 	}
-	w.Rules = w.rules()
-	return w, problems.Err()
+	return nil
 }
 
 // maxGuestinfo is what one guestinfo value holds, after gzip and base64.
