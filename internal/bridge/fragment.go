@@ -66,7 +66,6 @@ type entry struct {
 
 	good     *definition // last definition that could be used
 	defFrom  *discovery.App
-	defPort  discovery.Port
 	defErr   error     // why the present definition is not the good one
 	defSince time.Time // since when
 
