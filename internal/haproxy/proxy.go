@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +48,8 @@ type Options struct {
 	// the HAProxy version asks for them), "always" (also for backends whose server names are
 	// a contract, where the version allows it), "never". "": auto.
 	Slots string
+
+	Stderr *os.File // what a supervised HAProxy says; nil: our own. It outlives us: no pipe
 
 	Logger     *slog.Logger          // nil: discards
 	Registerer prometheus.Registerer // nil: metrics work, unregistered
@@ -158,6 +161,7 @@ type Proxy struct {
 	proven     *Renderer // of the template that the worker's configuration came from
 	template   string
 	supervisor *Supervisor // nil: HAProxy is run by somebody else
+	ourFile    bool        // haproxy.cfg is one of ours
 	busy       bool        // saving or reloading
 	reloading  bool
 	pace       pace

@@ -3,12 +3,14 @@ package haproxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
+
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,8 +249,80 @@ func TestProxyAdoptsItsOwnWork(t *testing.T) {
 		if got := r.hap.Reloads(t); got != reloads {
 			t.Errorf("%d reloads at adoption, want none", got-reloads)
 		}
-		if _, err := filepath.Glob(r.hap.Dir); err != nil {
+	})
+}
+
+// Supervised: the first change starts HAProxy, also when it has no app in it; whatever ends,
+// bridge or HAProxy, what ran last serves again at once, and only one master ever runs.
+func TestProxySupervises(t *testing.T) {
+	haproxytest.ForEach(t, func(t *testing.T, bin haproxytest.Binary) {
+		_, o := newSupervisor(t, bin)
+		r := &driver{t: t, global: &Global{Socket: o.Socket, MaxConn: 100}}
+		r.opts = Options{ConfigFile: o.Config, Socket: o.Socket, MasterSocket: o.MasterSocket, Binary: bin.Path,
+			Supervise: true, Stderr: o.Stderr, SaveDelay: time.Millisecond, Logger: testLog(t)}
+		open := func(want error) {
+			t.Helper()
+			p, err := New(r.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { p.Close() })
+			if err := p.Adopt(t.Context()); !errors.Is(err, want) {
+				t.Fatalf("adopt: %v, want %v", err, want)
+			}
+			r.Proxy = p
+		}
+		open(ErrUnreachable)
+		res := r.apply(Change{Global: r.global})
+		if res.Lane != LaneSlow || !slices.Equal(res.Reasons, []Reason{ReasonStart}) {
+			t.Fatalf("first change: %+v, want the slow lane for %s", res, ReasonStart)
+		}
+		r.settle()
+		procs, err := masterProcs(t.Context(), o.MasterSocket)
+		if err != nil {
 			t.Fatal(err)
 		}
+		port := haproxytest.FreePorts(t, 1)[0]
+		a := liveServers(t, "a", "b")
+		r.apply(Change{Backends: map[string]*Backend{"web": listen("web", port, a[0])}})
+		r.settle()
+		r.wantServed(port, "a")
+		r.apply(Change{Backends: map[string]*Backend{"web": listen("web", port, a[1])}})
+		r.settle()
+		r.wantServed(port, "b")
+		again, err := masterProcs(t.Context(), o.MasterSocket)
+		if err != nil || again.Master != procs.Master {
+			t.Errorf("master %d became %d (%v)", procs.Master, again.Master, err)
+		}
+
+		// A worker that is killed takes its master along; it comes back without being asked.
+		pid := r.info.Pid
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		r.until("HAProxy runs again", func() bool { st := r.Status(); return st.Pid != pid && st.Matches })
+		r.wantServed(port, "b")
+		r.apply(Change{Backends: map[string]*Backend{"web": listen("web", port, a[0], a[1])}})
+		r.settle()
+
+		// Both end. What ran last serves before anything is known of what is wanted.
+		supervisor := r.supervisor
+		r.Close()
+		if err := supervisor.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		open(nil)
+		r.wantServed(port, "a", "b")
+		if st := r.Status(); !st.Connected || st.Matches {
+			t.Errorf("status %+v", st)
+		}
+		reloads := r.Status().Reloads
+		r.apply(Change{Global: r.global, Backends: map[string]*Backend{"web": listen("web", port, a[0])}})
+		r.wantServed(port, "a")
+		r.settle()
+		if got := r.Status().Reloads - reloads; got != 0 {
+			t.Errorf("%d reloads although nothing differs but servers", got)
+		}
+		r.Close()
 	})
 }

@@ -282,7 +282,7 @@ func drains(b *Backend) bool {
 // know notes that the worker has loaded w.Loaded, made from what was wanted in s, and
 // compares with it what is wanted now.
 func (p *Proxy) know(s *snapshot, w *loadedWorker) {
-	p.known, p.proven = true, s.renderer
+	p.known, p.ourFile, p.proven = true, true, s.renderer
 	clear(p.dirty)
 	if p.renderer != s.renderer {
 		p.mark(part{partTemplate, ""}, ReasonTemplate)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,10 +28,11 @@ type SupervisorOptions struct {
 
 // Supervisor keeps one HAProxy running where no service manager does. The HAProxy is in a
 // session of its own and outlives us: the next bridge finds it by its sockets and takes it
-// over. Not for concurrent use.
+// over.
 type Supervisor struct {
 	opts SupervisorOptions
-	pid  int // of a master that we started; 0: none, or it was waited for
+	one  sync.Mutex // held while starting or stopping, and guards pid: never two masters
+	pid  int        // of a master that we started; 0: none, or it was waited for
 }
 
 // StartError is a HAProxy that did not come up.
@@ -74,6 +76,8 @@ func NewSupervisor(o SupervisorOptions) *Supervisor {
 func (s *Supervisor) Ensure(ctx context.Context) (started bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
+	s.one.Lock()
+	defer s.one.Unlock()
 	s.reap()
 	if _, err := askInfo(ctx, s.opts.Socket); err == nil {
 		return false, nil
@@ -154,6 +158,8 @@ func (s *Supervisor) reap() bool {
 
 // Stop ends HAProxy, ours or adopted, with all connections, and returns when it is gone.
 func (s *Supervisor) Stop(ctx context.Context) error {
+	s.one.Lock()
+	defer s.one.Unlock()
 	asked, cancel := context.WithTimeout(ctx, 2*time.Second)
 	procs, err := masterProcs(asked, s.opts.MasterSocket)
 	cancel()
@@ -168,6 +174,7 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 	}
 	for {
 		s.reap()
+		_, _ = unix.Wait4(procs.Master, nil, unix.WNOHANG, nil) // it may be the child of another Supervisor of ours
 		if err := unix.Kill(procs.Master, 0); errors.Is(err, unix.ESRCH) {
 			return nil
 		}

@@ -15,7 +15,7 @@ func (p *Proxy) wire() error {
 	p.files = NewFiles(FilesOptions{Config: o.ConfigFile, Logger: p.log})
 	if o.Supervise {
 		p.supervisor = NewSupervisor(SupervisorOptions{
-			Binary: o.Binary, Config: o.ConfigFile, MasterSocket: o.MasterSocket, Socket: o.Socket,
+			Binary: o.Binary, Config: o.ConfigFile, MasterSocket: o.MasterSocket, Socket: o.Socket, Stderr: o.Stderr,
 		})
 	}
 	var err error

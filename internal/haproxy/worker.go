@@ -76,9 +76,17 @@ func (p *Proxy) Adopt(ctx context.Context) error {
 		p.log.Info("lines of haproxy.cfg that bridged sets itself", "lines", file.Dropped)
 	}
 	p.after(probeEvery, &p.timers.probe, p.probe)
+	p.ourFile = file.Ours
+	if p.supervisor != nil && p.ourFile {
+		// What ran last serves at once, before anything is known from Marathon.
+		if _, err := p.supervisor.Ensure(ctx); err != nil {
+			p.log.Warn("HAProxy does not start from the file of an earlier run", "err", err)
+		}
+	}
 	w, err := meet(ctx, p.opts.Socket)
 	if err != nil {
 		if errors.Is(err, ErrUnreachable) {
+			p.mark(part{partAll, ""}, ReasonStart) // the first change starts it, where that is ours to do
 			p.reconnect()
 		}
 		return err
@@ -228,8 +236,12 @@ func (p *Proxy) reconnect() {
 	}
 	p.connecting = true
 	p.m.connected.Set(0)
+	supervisor := p.supervisor
+	if !p.ourFile {
+		supervisor = nil // nothing of ours to start from
+	}
 	p.bg(func(ctx context.Context) func(context.Context) {
-		said := ""
+		said, failed := "", ""
 		for pause := firstReconnect; ; pause = min(2*pause, lastReconnect) {
 			w, err := meet(ctx, p.opts.Socket)
 			if err == nil {
@@ -245,11 +257,14 @@ func (p *Proxy) reconnect() {
 				said = text
 				p.log.Warn("waiting for HAProxy", "socket", p.opts.Socket, "err", err)
 			}
-			if p.supervisor != nil {
-				if started, err := p.supervisor.Ensure(ctx); err != nil {
-					p.log.Debug("HAProxy not started", "err", err)
-				} else if started {
+			if supervisor != nil {
+				started, err := supervisor.Ensure(ctx)
+				if started && err == nil {
 					continue
+				}
+				if err != nil && err.Error() != failed {
+					failed = err.Error()
+					p.log.Error("HAProxy does not start", "err", err)
 				}
 			}
 			select {
