@@ -212,12 +212,31 @@ func (s *Server) furnish() error {
 	if err := wait(ctx)(cluster.Rename(ctx, s.opt.Cluster)); err != nil {
 		return err
 	}
+	s.furnishHosts()
 	for i := range s.opt.Datastores {
 		if err := s.SetFree(fmt.Sprintf("LocalDS_%d", i), s.opt.FreeGiB); err != nil {
 			return err
 		}
 	}
 	return s.makeTemplate(ctx, finder, cluster)
+}
+
+// furnishHosts names them esx1, esx2… and gives them the size of a server.
+func (s *Server) furnishHosts() {
+	bg := s.background()
+	for i, e := range s.Entities("HostSystem") {
+		host, ok := bg.Map.Get(e.Ref).(*simulator.HostSystem)
+		if !ok {
+			continue
+		}
+		bg.WithLock(host, func() {
+			host.Name = fmt.Sprintf("esx%d", i+1)
+			host.Summary.Config.Name = host.Name
+			hardware := *host.Summary.Hardware
+			hardware.MemorySize, hardware.NumCpuCores, hardware.CpuMhz = 256<<30, 32, 2400
+			host.Summary.Hardware = &hardware
+		})
+	}
 }
 
 func (s *Server) makeTemplate(ctx context.Context, finder *find.Finder, cluster *object.ClusterComputeResource) error {
