@@ -364,7 +364,7 @@ var mapFile = regexp.MustCompile(`/[^\s"'(),]*\.\d+\.map\b`)
 func mapPaths(text string) map[string]string {
 	paths := make(map[string]string)
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+		if !strings.Contains(line, ".map") || strings.HasPrefix(strings.TrimSpace(line), "#") {
 			continue
 		}
 		for _, path := range mapFile.FindAllString(line, -1) {

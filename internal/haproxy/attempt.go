@@ -143,10 +143,10 @@ func withoutBinds(cfg *Config, noBinds map[string][]Bind) *Config {
 }
 
 // fitFiles makes a's configuration fit into HAProxy's file descriptors.
-func (r *Reloader) fitFiles(a *attempt, running Info) error {
-	limit := hardLimit(cmp.Or(running.Pid, os.Getpid())) // a HAProxy that we start has our limits
+func (r *Reloader) fitFiles(a *attempt, have present) error {
+	limit := hardLimit(cmp.Or(have.pid, os.Getpid())) // a HAProxy that we start has our limits
 	if limit == 0 {
-		limit = running.UlimitN
+		limit = have.limit
 	}
 	maxConn := cmp.Or(a.cfg.Global.MaxConn, keptMaxConn(a.cfg.Global.KeptGlobal))
 	b := fit(limit, maxConn, listeners(a.out.Binds)+listeners(a.out.foreign.binds), a.out.Checked)

@@ -120,12 +120,15 @@ func (r *Reloader) Reload(ctx context.Context, req ReloadRequest) (Worker, error
 	fail := func(stage string, err error) (Worker, error) {
 		return Worker{}, &ReloadError{Stage: stage, Err: err, Rejected: a.verdicts()}
 	}
-	running, runningErr := askInfo(ctx, r.opts.Socket)
-	if stage, err := r.prepare(ctx, a, running); err != nil {
+	have, err := r.probe(ctx)
+	if err != nil {
+		return fail("trigger", err)
+	}
+	if stage, err := r.prepare(ctx, a, have); err != nil {
 		return fail(stage, err)
 	}
 	for isolated := false; ; isolated = true {
-		worker, stage, err := r.load(ctx, a, runningErr == nil)
+		worker, stage, err := r.load(ctx, a, have)
 		if err == nil {
 			r.remember(a)
 			return worker, nil
@@ -141,14 +144,47 @@ func (r *Reloader) Reload(ctx context.Context, req ReloadRequest) (Worker, error
 		if !found {
 			return fail(stage, err)
 		}
-		if stage, err := r.prepare(ctx, a, running); err != nil {
+		if have, err = r.probe(ctx); err != nil {
+			return fail("trigger", err)
+		}
+		if stage, err := r.prepare(ctx, a, have); err != nil {
 			return fail(stage, err)
 		}
 	}
 }
 
+// present is what is there before a reload.
+type present struct {
+	alive bool
+	procs Procs // known where there is a master socket
+	pid   int   // of the master, else of the worker
+	limit int   // of its open files, where it says so
+}
+
+// probe asks who is there. The master answers when no reload is under way, so that ours
+// cannot get lost in one of somebody else.
+func (r *Reloader) probe(ctx context.Context) (present, error) {
+	if r.opts.MasterSocket == "" {
+		info, err := askInfo(ctx, r.opts.Socket)
+		return present{alive: err == nil, pid: info.Pid, limit: info.UlimitN}, nil
+	}
+	if r.opts.Supervisor != nil {
+		// Nobody there is a reason to start one, but a master that still parses may be deaf
+		// while its old worker serves.
+		if _, err := askMaster(ctx, r.opts.MasterSocket, "show proc", masterTimeout); err != nil {
+			if _, err := askInfo(ctx, r.opts.Socket); err != nil {
+				return present{}, nil
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+	defer cancel()
+	procs, err := masterProcs(ctx, r.opts.MasterSocket)
+	return present{alive: err == nil, procs: procs, pid: procs.Master}, err
+}
+
 // prepare makes a configuration that HAProxy should be able to load.
-func (r *Reloader) prepare(ctx context.Context, a *attempt, running Info) (stage string, err error) {
+func (r *Reloader) prepare(ctx context.Context, a *attempt, have present) (stage string, err error) {
 	if err := r.render(a); err != nil {
 		return "render", err
 	}
@@ -173,7 +209,7 @@ func (r *Reloader) prepare(ctx context.Context, a *attempt, running Info) (stage
 			return "check", err
 		}
 	}
-	if err := r.fitFiles(a, running); err != nil {
+	if err := r.fitFiles(a, have); err != nil {
 		return "preflight", err
 	}
 	r.opts.Step(StepChecked)
@@ -182,17 +218,7 @@ func (r *Reloader) prepare(ctx context.Context, a *attempt, running Info) (stage
 
 // load saves a, tells HAProxy and waits for the new worker. After a failure haproxy.cfg is
 // what it was.
-func (r *Reloader) load(ctx context.Context, a *attempt, alive bool) (w Worker, stage string, err error) {
-	var before Procs
-	if alive && r.opts.MasterSocket != "" {
-		// Also waits for a reload of somebody else to end, in which ours would get lost.
-		settle, cancel := context.WithTimeout(ctx, r.opts.Timeout)
-		before, err = masterProcs(settle, r.opts.MasterSocket)
-		cancel()
-		if err != nil {
-			return w, "trigger", err
-		}
-	}
+func (r *Reloader) load(ctx context.Context, a *attempt, have present) (w Worker, stage string, err error) {
 	generation := a.req.Generation
 	if a.changed || a.req.Rendered == nil {
 		_, seq, _ := ParseGeneration(generation)
@@ -219,7 +245,7 @@ func (r *Reloader) load(ctx context.Context, a *attempt, alive bool) (w Worker, 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if alive || r.opts.Supervisor == nil {
+		if have.alive || r.opts.Supervisor == nil {
 			triggered <- r.trigger(ctx)
 			return
 		}
@@ -228,7 +254,7 @@ func (r *Reloader) load(ctx context.Context, a *attempt, alive bool) (w Worker, 
 	}()
 	defer func() { cancel(); <-done }()
 	r.opts.Step(StepTriggered)
-	info, err := r.confirm(ctx, generation, before, triggered)
+	info, err := r.confirm(ctx, generation, have.procs, triggered)
 	if err != nil {
 		return w, "confirm", err
 	}

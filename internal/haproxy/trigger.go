@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os/exec"
 	"strings"
@@ -65,7 +66,7 @@ func masterProcs(ctx context.Context, socket string) (Procs, error) {
 			// It executed itself anew with our connection open.
 			err = fmt.Errorf("show proc: answer %.100q", answer)
 		}
-		if wait(ctx, 5*time.Millisecond) != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || wait(ctx, 5*time.Millisecond) != nil {
 			return Procs{}, fmt.Errorf("master socket %s: %w", socket, err)
 		}
 	}
@@ -178,7 +179,7 @@ func splitCommand(text string) ([]string, error) {
 // generation proves anything. before are the processes ahead of the reload.
 //
 // Each question costs the old worker some 0.3 ms, on a machine that is busy with parsing:
-// they come at a growing distance that adds at most a sixteenth to the time it takes.
+// they come at a growing distance that adds at most 3 % to the time it takes.
 func (r *Reloader) confirm(ctx context.Context, generation string, before Procs, triggered <-chan error) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
 	defer cancel()
@@ -211,7 +212,7 @@ func (r *Reloader) confirm(ctx context.Context, generation string, before Procs,
 				return Info{}, err
 			}
 		}
-		timer.Reset(min(max(time.Since(start)/16, 2*time.Millisecond), 50*time.Millisecond))
+		timer.Reset(min(max(time.Since(start)/32, 2*time.Millisecond), 50*time.Millisecond))
 	}
 }
 
