@@ -74,9 +74,7 @@ func (t *Translator) emitShared(c *haproxy.Change) {
 			c.Backends[have.backend.Name] = nil
 		}
 	}
-	if len(want) > 0 {
-		routeMaps(c)
-	}
+	t.nameMaps(c)
 	t.shared = want
 	t.sharedStale, t.routes.chunksChanged = false, false
 }

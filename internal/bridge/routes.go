@@ -164,7 +164,7 @@ func (rt *routeTable) emit(t *Translator, w *work, c *haproxy.Change) {
 	}
 	clear(rt.dirty)
 	for u := range rt.units {
-		rt.emitAppID(u, c)
+		rt.emitAppID(u, c, t.routesAppIDs())
 	}
 	clear(rt.units)
 }
@@ -234,10 +234,10 @@ func setMap(c *haproxy.Change, name, key, value string) {
 }
 
 // emitAppID finds who answers for an app id: the HTTP service with the lowest port.
-func (rt *routeTable) emitAppID(u *unit, c *haproxy.Change) {
+func (rt *routeTable) emitAppID(u *unit, c *haproxy.Change, on bool) {
 	var best *fragment
 	for _, e := range u.entries {
-		if f := e.live; f != nil && f.mode == haproxy.HTTP && (best == nil || f.view.number < best.view.number) {
+		if f := e.live; on && f != nil && f.mode == haproxy.HTTP && (best == nil || f.view.number < best.view.number) {
 			best = f
 		}
 	}
@@ -342,14 +342,29 @@ func routeLines(tls bool) []string {
 	return append(lines, "use_backend %[var(txn.bridged_be)] if { var(txn.bridged_be) -m found }")
 }
 
-// routeMaps are the maps that routeLines read; empty ones have to exist too.
-func routeMaps(c *haproxy.Change) {
-	for _, name := range []string{mapRoutes, mapRedirects, mapAppIDs} {
+// routesAppIDs says whether there is a listener that routes by app id.
+func (t *Translator) routesAppIDs() bool {
+	return t.opts.Dialect == DialectMarathonLB && t.opts.MarathonLB.AppIDBind.Port != 0
+}
+
+// nameMaps names the maps that the shared sections read; empty ones have to exist too.
+func (t *Translator) nameMaps(c *haproxy.Change) {
+	name := func(name, kind string) {
 		if c.Maps[name] == nil {
 			c.Maps[name] = make(map[string]string)
 		}
+		if c.MapKinds == nil {
+			c.MapKinds = make(map[string]string)
+		}
+		c.MapKinds[name] = kind
 	}
-	c.MapKinds = map[string]string{mapRoutes: "beg", mapRedirects: "beg", mapAppIDs: "str"}
+	if len(t.opts.HTTPBinds) > 0 {
+		name(mapRoutes, "beg")
+		name(mapRedirects, "beg")
+	}
+	if t.routesAppIDs() {
+		name(mapAppIDs, "str")
+	}
 }
 
 // Vhosts lists the vhost routes that are in force: host and path prefix → backend.
