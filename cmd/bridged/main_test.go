@@ -95,7 +95,7 @@ func TestBadInputAtStart(t *testing.T) {
 		{"unreadable-template", []string{"--config", ok, "--marathon", "m1:8080", "--haproxy-template", dir + "/none"},
 			"bridged: --haproxy-template: haproxy.template: cannot read " + dir + "/none: create it or correct the path: no such file or directory\n"},
 		{"template-that-does-not-parse", []string{"--config", ok, "--marathon", "m1:8080", "--haproxy-template", template},
-			"bridged: --haproxy-template: haproxy.template: cannot be used; correct it, or remove the key for the built-in one: template line 2: "},
+			"bridged: --haproxy-template: haproxy.template: cannot be used; correct it, or remove the key for the built-in one: template line 3: unclosed action started at haproxy.cfg:2\n"},
 		{"listen-taken", []string{"--config", ok, "--marathon", "m1:8080", "--listen", taken.Addr().String()},
 			"bridged: --listen: listen: cannot listen on " + taken.Addr().String() + "; stop what holds it or choose another address: bind: address already in use\n"},
 		{"metrics-listen-taken", []string{"--config", ok, "--marathon", "m1:8080", "--metrics-listen", taken.Addr().String()},

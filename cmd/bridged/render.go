@@ -26,9 +26,6 @@ const (
 	// maxApps bounds an answer: a hundred thousand tasks are some 100 MB.
 	maxApps     = 1 << 30
 	appsTimeout = time.Minute
-	// renderedGeneration stands in what is rendered by hand: no HAProxy that runs it is
-	// taken for one that the daemon brought there.
-	renderedGeneration = "rendered"
 )
 
 func newRenderCommand(environ []string) *cobra.Command {
@@ -113,7 +110,7 @@ func renderServices(ctx context.Context, cfg *bridge.Config, services []*discove
 		}
 		template = string(text)
 	}
-	r, err := bridge.Render(cfg, template, services, capabilities(ctx, cfg.HAProxy.Binary), time.Now())
+	r, err := bridge.Render(ctx, cfg, template, services, capabilities(ctx, cfg.HAProxy.Binary), time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +120,13 @@ func renderServices(ctx context.Context, cfg *bridge.Config, services []*discove
 	for _, r := range r.Rejected {
 		fmt.Fprintf(stderr, "bridged: rejected: app %s port index %d: %s: %s\n", r.App, r.Index, r.Reason, r.Detail)
 	}
-	return &rendering{Rendering: r, rejected: len(problems)+len(r.Rejected) > 0}, nil
+	for _, r := range r.Refused {
+		fmt.Fprintf(stderr, "bridged: refused by HAProxy: app %s: %s: %s\n", r.Owner, r.Section, r.Detail)
+	}
+	if r.Unchecked {
+		fmt.Fprintf(stderr, "bridged: no %s on this machine (--haproxy-binary), so HAProxy has not checked this\n", cfg.HAProxy.Binary)
+	}
+	return &rendering{Rendering: r, rejected: len(problems)+len(r.Rejected)+len(r.Refused) > 0}, nil
 }
 
 func sourceName(from string) string {
@@ -257,30 +260,32 @@ func versionOf(out []byte) (haproxy.Version, error) {
 	return haproxy.ParseVersion(string(rest))
 }
 
-// write prints one file, or writes haproxy.cfg and its maps below dir.
+// write prints one file, or writes haproxy.cfg and its maps into dir.
 func (r *rendering) write(dir string, stdout io.Writer) error {
 	if dir == "" {
-		if err := r.InlineMaps(); err != nil {
+		text, _, err := r.Text("")
+		if err != nil {
 			return err
 		}
-		_, err := stdout.Write(r.Bytes(renderedGeneration, func(string) string { return "" }))
+		_, err = stdout.Write(text)
 		return err
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
+	text, files, err := r.Text(abs)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(abs, 0o755); err != nil {
-		return fmt.Errorf("--dir: %w", err)
+		return usageError{fmt.Errorf("--dir: %w", err)}
 	}
-	path := func(name string) string { return filepath.Join(abs, name+".map") }
-	for name, text := range r.Maps {
-		if err := os.WriteFile(path(name), text, 0o644); err != nil {
-			return fmt.Errorf("write map %s: %w", name, err)
+	files[filepath.Join(abs, "haproxy.cfg")] = text
+	for path, text := range files {
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return fmt.Errorf("write what was rendered: %w", err)
 		}
-	}
-	if err := os.WriteFile(filepath.Join(abs, "haproxy.cfg"), r.Bytes(renderedGeneration, path), 0o644); err != nil {
-		return fmt.Errorf("write haproxy.cfg: %w", err)
 	}
 	return nil
 }

@@ -157,15 +157,13 @@ func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error
 		Registerer:        opts.Registry,
 	})
 	if errors.Is(err, haproxy.ErrTemplate) {
-		return nil, cfg.Problem("haproxy.template", badTemplate, err)
+		return nil, templateProblem(cfg, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("set up HAProxy's side: %w", err)
 	}
 	return p, nil
 }
-
-const badTemplate = "cannot be used; correct it, or remove the key for the built-in one"
 
 // readTemplate returns the operator's template, "" for none.
 func readTemplate(cfg *Config) (string, error) {
@@ -190,22 +188,26 @@ func listen(cfg *Config, key, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// translateOptions is what of cfg the translator needs.
+// translateOptions is what the translator needs to know of cfg and of this node.
 func (b *Bridge) translateOptions(cfg *Config) TranslateOptions {
-	reserved := map[uint16]string{}
+	o := TranslateOptionsOf(cfg)
+	o.LocalAddrs = localAddrs(b.log)
+	o.Incumbents = incumbents(cfg.HAProxy.Config)
+	o.Reserved = map[uint16]string{}
 	for _, ln := range []net.Listener{b.listener, b.second} {
-		if ln != nil {
-			if a, ok := ln.Addr().(*net.TCPAddr); ok {
-				reserved[uint16(a.Port)] = "bridged's own listener"
-			}
+		if ln == nil {
+			continue
+		}
+		if a, ok := ln.Addr().(*net.TCPAddr); ok {
+			o.Reserved[uint16(a.Port)] = "bridged's own listener"
 		}
 	}
-	return TranslateOptionsOf(cfg, reserved, localAddrs(b.log))
+	return o
 }
 
-// TranslateOptionsOf is what a Translator needs of cfg. reserved are ports that no
-// service may have; local are the addresses of this node.
-func TranslateOptionsOf(cfg *Config, reserved map[uint16]string, local []netip.Addr) TranslateOptions {
+// TranslateOptionsOf is what a Translator needs to know of cfg, on no node in
+// particular.
+func TranslateOptionsOf(cfg *Config) TranslateOptions {
 	o := TranslateOptions{
 		Dialect:             cfg.Dialect,
 		Groups:              cfg.Groups,
@@ -213,14 +215,15 @@ func TranslateOptionsOf(cfg *Config, reserved map[uint16]string, local []netip.A
 		Bind:                cfg.HAProxy.Bind,
 		CheckInterval:       cfg.HAProxy.CheckInterval,
 		AllowTemplateLabels: cfg.AllowTemplateLabels,
-		Reserved:            reserved,
-		LocalAddrs:          local,
 	}
 	for _, s := range cfg.HTTPBind {
 		// Validate has accepted it.
 		if bind, err := ParseBind(s); err == nil {
 			o.HTTPBinds = append(o.HTTPBinds, bind)
 		}
+	}
+	if cfg.Dialect == DialectMarathonLB {
+		o = MarathonLBDefaults(o, nil)
 	}
 	return o
 }

@@ -108,7 +108,7 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 	}
 	if template != b.template {
 		if err := b.proxy.SetTemplate(ctx, template); err != nil {
-			return nil, next.Problem("haproxy.template", badTemplate, err)
+			return nil, templateProblem(next, err)
 		}
 	}
 

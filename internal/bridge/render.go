@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,45 +11,49 @@ import (
 	"bridged/internal/haproxy"
 )
 
-// Rendering is what cfg makes of some services, without a HAProxy to bring there.
+// Rendering is what a configuration makes of some services, without a HAProxy to bring
+// it to.
 type Rendering struct {
-	*haproxy.Rendered
-	Config   *haproxy.Config
-	Rejected []Rejection
+	Config *haproxy.Config // without what was refused
+
+	Rejected []Rejection        // by the translation
+	Refused  []haproxy.Rejected // by HAProxy
+
+	// Unchecked: there is no haproxy on this machine to ask.
+	Unchecked bool
 
 	renderer *haproxy.Renderer
 }
 
-// Render translates services as the daemon does and renders them for a HAProxy that
-// can caps. A service whose section cannot be written is rejected and the others go
-// on. template is the operator's, "" for the built-in one.
-func Render(cfg *Config, template string, services []*discovery.Service, caps haproxy.Capabilities, now time.Time) (*Rendering, error) {
+// Render translates services as the daemon does, for a HAProxy that can caps, and lets
+// the haproxy of cfg judge the result. A service that cannot be served as its app asks is
+// left out and the others go on. template is the operator's, "" for the built-in one. An
+// error is a configuration that is refused whatever apps are in it.
+func Render(ctx context.Context, cfg *Config, template string, services []*discovery.Service, caps haproxy.Capabilities, now time.Time) (*Rendering, error) {
 	renderer, err := haproxy.NewRenderer(template, caps)
 	if err != nil {
-		return nil, cfg.Problem("haproxy.template", badTemplate, err)
+		return nil, templateProblem(cfg, err)
 	}
-	t := NewTranslator(TranslateOptionsOf(cfg, nil, nil))
+	t := NewTranslator(TranslateOptionsOf(cfg))
 	change := t.Apply(&discovery.Update{Services: services, Full: true}, now)
 	change.Global = GlobalOf(cfg)
-	c := configOf(&change)
-	out := &Rendering{Config: c, Rejected: t.Rejected(), renderer: renderer}
-	for {
-		out.Rendered, err = renderer.Render(c)
-		if err == nil {
-			return out, nil
-		}
-		removed := false
-		for _, re := range renderErrors(err) {
-			if re.Owner == "" {
-				continue
-			}
-			out.Rejected = append(out.Rejected, Rejection{App: re.Owner, Reason: ReasonBadApp, Detail: re.Detail, Since: now})
-			removed = dropOwner(c, re.Owner) || removed
-		}
-		if !removed {
-			return nil, fmt.Errorf("render haproxy.cfg: %w", err)
-		}
+	r := &Rendering{Rejected: t.Rejected(), renderer: renderer}
+	r.Config, _, r.Refused, err = haproxy.Isolate(ctx, renderer, configOf(&change), cfg.HAProxy.Binary)
+	if errors.Is(err, haproxy.ErrNoBinary) {
+		r.Unchecked = true
+		err = nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("render haproxy.cfg: %w", err)
+	}
+	return r, nil
+}
+
+// Text is one file that HAProxy accepts on a bare machine. With a dir, maps are files
+// below it, returned by path for the caller to write; without one they are written as
+// rules.
+func (r *Rendering) Text(dir string) (text []byte, files map[string][]byte, err error) {
+	return r.renderer.Standalone(r.Config, dir)
 }
 
 // configOf is the Config that a first change asks for.
@@ -66,43 +71,10 @@ func configOf(change *haproxy.Change) *haproxy.Config {
 	return c
 }
 
-// renderErrors are the RenderErrors that err joins.
-func renderErrors(err error) []*haproxy.RenderError {
-	if re, ok := err.(*haproxy.RenderError); ok { //nolint:errorlint // the tree is walked here
-		return []*haproxy.RenderError{re}
+// templateProblem says what is wrong with the operator's template.
+func templateProblem(cfg *Config, err error) error {
+	if te, ok := errors.AsType[*haproxy.TemplateError](err); ok {
+		err = te // without what was tried when it was found
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
-		var all []*haproxy.RenderError
-		for _, e := range joined.Unwrap() {
-			all = append(all, renderErrors(e)...)
-		}
-		return all
-	}
-	if inner := errors.Unwrap(err); inner != nil {
-		return renderErrors(inner)
-	}
-	return nil
-}
-
-// dropOwner takes the sections of an app out of c and reports whether there were any.
-func dropOwner(c *haproxy.Config, owner string) (dropped bool) {
-	for name, s := range c.Userlists {
-		if s.Owner == owner {
-			delete(c.Userlists, name)
-			dropped = true
-		}
-	}
-	for name, s := range c.Frontends {
-		if s.Owner == owner {
-			delete(c.Frontends, name)
-			dropped = true
-		}
-	}
-	for name, b := range c.Backends {
-		if b.Owner == owner {
-			delete(c.Backends, name)
-			dropped = true
-		}
-	}
-	return dropped
+	return cfg.Problem("haproxy.template", "cannot be used; correct it, or remove the key for the built-in one", err)
 }

@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"bridged/internal/bridge"
@@ -39,6 +40,7 @@ type rig struct {
 
 	dir    string
 	config string // path of bridged.yaml
+	delay  string // save_delay
 	bridge *running
 }
 
@@ -55,12 +57,14 @@ type rigOptions struct {
 	marathon marathontest.Options // Backend is set by the rig
 	away     bool                 // Marathon is not started
 	keys     string               // further lines of bridged.yaml
+
+	saveDelay string // default 20ms
 }
 
 // newRig starts Marathon and HAProxy, and no bridge yet.
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, backends: &marathontest.Backends{}, dir: t.TempDir(),
+	r := &rig{t: t, delay: cmp.Or(o.saveDelay, "20ms"), backends: &marathontest.Backends{}, dir: t.TempDir(),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	o.marathon.Backend = r.backends.Serve
 	r.marathon = marathontest.New(o.marathon)
@@ -95,12 +99,12 @@ haproxy:
   master_socket: %s
   binary: %s
   bind: 127.0.0.1
-  save_delay: 20ms
+  save_delay: %s
 state_dir: %s
 listen: 127.0.0.1:0
 log: {level: debug}
 %s
-`, marathons, r.hap.ConfigFile, r.hap.DirectSocket, r.hap.MasterSocket, r.hap.Path, filepath.Join(r.dir, "state"), keys))
+`, marathons, r.hap.ConfigFile, r.hap.DirectSocket, r.hap.MasterSocket, r.hap.Path, r.delay, filepath.Join(r.dir, "state"), keys))
 }
 
 // write replaces a file of the rig's directory as an editor does: by rename.
@@ -199,7 +203,7 @@ func (r *rig) expected() map[int][]string {
 }
 
 func (r *rig) matches(got map[int][]string) error {
-	if diff := cmp.Diff(r.expected(), got); diff != "" {
+	if diff := gocmp.Diff(r.expected(), got); diff != "" {
 		return fmt.Errorf("servers by service port (-tasks of Marathon +HAProxy):\n%s", diff)
 	}
 	return nil
