@@ -154,13 +154,19 @@ func (c *callbacks) serve(ctx context.Context, w http.ResponseWriter, r *http.Re
 	c.send(ctx, in)
 }
 
-// fromMarathon: the sender has an address of a member or of an announced leader.
+// fromMarathon: the sender has an address of a member, of an announced leader, or one that
+// is configured.
 func (c *callbacks) fromMarathon(ctx context.Context, remote string) bool {
 	sender, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return false
 	}
 	from := sender.Addr().Unmap()
+	for _, p := range c.opts.From {
+		if p.Contains(from) {
+			return true
+		}
+	}
 	for _, host := range c.client.hosts() {
 		if addr, err := netip.ParseAddr(host); err == nil {
 			if addr.Unmap() == from {

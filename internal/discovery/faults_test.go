@@ -308,7 +308,7 @@ func TestMarathonAwayAtStart(t *testing.T) {
 		if s.Connected || s.Synced || s.Err == "" || len(w.updates) != 0 {
 			t.Errorf("status: %+v, %d updates", s, len(w.updates))
 		}
-		if n := w.net.dialCount(); n > 2*7000 {
+		if n := w.dials.Load(); n > 2*7000 {
 			t.Errorf("%d connections tried in ten minutes", n)
 		}
 		must(t, w.cluster.Resume(0))
@@ -357,7 +357,7 @@ func TestSlowReceiverGetsOneMergedUpdate(t *testing.T) {
 }
 
 func TestCredentialsStayHome(t *testing.T) {
-	bubble(t, marathontest.Options{Nodes: 2, BasicUser: "u", BasicPassword: "p"}, Options{URLs: []string{"http://u:p@10.0.0.1:8080"}}, func(w *world) {
+	bubble(t, marathontest.Options{Nodes: 2, BasicUser: "u", BasicPassword: "p"}, Options{URLs: []string{"http://u:p@192.0.2.1:8080"}}, func(w *world) {
 		must(t, w.cluster.Deploy(web(2)))
 		w.settle(3 * time.Second)
 		w.matches("with the user of the URL")
@@ -365,9 +365,9 @@ func TestCredentialsStayHome(t *testing.T) {
 		must(t, w.cluster.Elect(1))
 		w.settle(3 * time.Second)
 		w.matches("from the announced leader")
-		w.cluster.Inject(marathontest.Fault{Kind: marathontest.RedirectRequest, URL: "http://10.0.0.9:8080/v2/apps", Path: "/v2/apps"})
+		w.cluster.Inject(marathontest.Fault{Kind: marathontest.RedirectRequest, URL: "http://192.0.2.9:8080/v2/apps", Path: "/v2/apps"})
 		foreign := make(chan *http.Request, 100)
-		l, err := w.net.listen(8)
+		l, err := w.net.Listen(8)
 		must(t, err)
 		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { foreign <- r })}
 		go server.Serve(l)

@@ -70,6 +70,9 @@ type CallbackOptions struct {
 	// URL is how Marathon reaches that listener, such as http://node7:9378; "" is
 	// http:// and the address it listens on. A random path is added to it.
 	URL string
+	// From are addresses that Marathon may post from besides those of its members and
+	// of its leader, for hosts that have several.
+	From []netip.Prefix
 }
 
 // AuthOptions name files that hold secrets. They are read again when they change.

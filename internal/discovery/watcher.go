@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,8 @@ type Watcher struct {
 	metrics *metrics
 	log     *slog.Logger
 	updates chan *Update
-	kick    chan struct{} // level: the members have changed
+	kick    chan struct{} // level: the members have changed, for who waits to try again
+	members chan struct{} // the same, for the loop
 
 	status    atomic.Pointer[Status]
 	lastByte  atomic.Int64 // Unix milliseconds, 0 for never
@@ -70,7 +72,7 @@ func NewWatcher(o Options) (*Watcher, error) {
 	}
 	w := &Watcher{
 		opts: o, client: c, metrics: newMetrics(o.Registerer), log: o.Logger.With("component", "discovery"),
-		updates: make(chan *Update), kick: make(chan struct{}, 1),
+		updates: make(chan *Update), kick: make(chan struct{}, 1), members: make(chan struct{}, 1),
 	}
 	if o.Source != "" {
 		w.log = w.log.With("source", o.Source)
@@ -96,7 +98,7 @@ func (w *Watcher) Status() Status {
 }
 
 // SetURLs replaces the members of the Marathon cluster. A stream that is attached to a
-// member that stays, or to the leader, is kept. It may be called from any goroutine.
+// member that stays is kept. It may be called from any goroutine.
 func (w *Watcher) SetURLs(urls []string) error {
 	o := w.opts
 	o.URLs = urls
@@ -106,9 +108,11 @@ func (w *Watcher) SetURLs(urls []string) error {
 	if err := w.client.setURLs(urls); err != nil {
 		return err
 	}
-	select {
-	case w.kick <- struct{}{}:
-	default:
+	for _, level := range []chan struct{}{w.kick, w.members} {
+		select {
+		case level <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
@@ -136,7 +140,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			out = w.updates
 		}
 		// One thing at a time: what a transport heard, a piece of an answer, an address,
-		// a receiver that is ready, or the next thing that was put off.
+		// a receiver that is ready, other members, or the next thing that was put off.
 		select {
 		case <-ctx.Done():
 			return nil
@@ -148,6 +152,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 			l.resolved(r)
 		case out <- l.pending.update:
 			l.pending.sent()
+		case <-w.members:
+			l.checkMember()
 		case <-l.timer.C:
 		}
 	}
@@ -308,6 +314,13 @@ func (l *loop) lose(lost *loss) {
 	l.at, l.barrier = nil, time.Time{}
 	l.shown.Connected, l.shown.Err = false, text
 	l.show()
+}
+
+// checkMember gives up a Marathon that is no longer configured.
+func (l *loop) checkMember() {
+	if l.at != nil && l.at.drop != nil && !slices.ContainsFunc(l.w.client.urls(), func(m *url.URL) bool { return hostPort(m) == hostPort(l.at.base) }) {
+		l.at.drop(failedURLs)
+	}
 }
 
 // show makes the status visible.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +24,8 @@ import (
 type world struct {
 	t       *testing.T
 	cluster *marathontest.Cluster
-	net     *pipeNet
+	net     marathontest.MemoryNetwork
+	dials   atomic.Int64
 	watcher *Watcher
 	metrics *prometheus.Registry
 	stop    func()
@@ -34,8 +38,8 @@ type world struct {
 
 func newWorld(t *testing.T, mo marathontest.Options, o Options) *world {
 	t.Helper()
-	w := &world{t: t, net: newPipeNet(), table: map[Key]*Service{}, metrics: prometheus.NewRegistry()}
-	mo.Listen, mo.Dial = w.net.listen, w.net.dial
+	w := &world{t: t, table: map[Key]*Service{}, metrics: prometheus.NewRegistry()}
+	mo.Listen, mo.Dial = w.net.Listen, w.net.DialContext
 	if len(mo.Hosts) == 0 {
 		mo.Hosts = []string{"10.1.0.1", "10.1.0.2", "10.1.0.3"}
 	}
@@ -43,7 +47,14 @@ func newWorld(t *testing.T, mo marathontest.Options, o Options) *world {
 	if err := w.cluster.Start(); err != nil {
 		t.Fatal(err)
 	}
-	o.Dial = w.net.dial
+	o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		w.dials.Add(1)
+		conn, err := w.net.DialContext(ctx, network, addr)
+		if err != nil && strings.HasSuffix(err.Error(), "connection refused") {
+			err = &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED} // as of a real network
+		}
+		return conn, err
+	}
 	if o.URLs == nil {
 		o.URLs = w.cluster.URLs()
 	}
