@@ -17,6 +17,7 @@ import (
 
 	"bridged/internal/provision"
 	"bridged/internal/provision/guest"
+	"bridged/internal/provision/inside"
 )
 
 // applyFlags are common to the commands that change a cluster.
@@ -245,18 +246,19 @@ is left. Objects that are not the cluster's stay, and are named.`,
 // apply makes vCenter match b. accepted is called between the question and the
 // first change; it may be nil.
 func (a *app) apply(cmd *cobra.Command, b *blueprint, f *applyFlags, opt provision.DiffOptions, accepted func() error) error {
-	first := true
 	return a.change(cmd, b, f, accepted, func(ctx context.Context, p provision.Provider) (*provision.Plan, error) {
 		have, err := a.inventory(ctx, cmd, p, b)
 		if err != nil {
 			return nil, err
 		}
-		use := provision.DiffOptions{Last: leaders(ctx, b, provision.GateMode(f.gate))}
-		if first || len(opt.Replace) > 0 {
-			use.Replace = opt.Replace
+		plan, err := provision.Diff(have, b.want, opt)
+		if err != nil || !plan.TakesDownQuorum() || provision.GateMode(f.gate) == provision.GateGuestinfo {
+			return plan, err
 		}
-		first = false
-		return provision.Diff(have, b.want, use)
+		// Leaders go last, so that leadership moves once; who leads is asked only now that it matters.
+		opt := opt
+		opt.Last = inside.Look(ctx, insideOptions(ctx, b)).Leaders()
+		return provision.Diff(have, b.want, opt)
 	})
 }
 
@@ -314,7 +316,7 @@ func (a *app) execute(ctx context.Context, stop <-chan struct{}, cmd *cobra.Comm
 	}
 	progress := a.progress(cmd, current)
 	runner := &provision.Runner{
-		Provider: p, Guests: guests(b, p), Render: guest.Render,
+		Provider: p, Guests: guests(ctx, b, p), Render: guest.Render,
 		Secrets: b.secrets.Secrets(ctx, b.cluster), Now: time.Now,
 	}
 	runErr := runner.Run(ctx, b.want, current, lease, provision.Run{

@@ -154,3 +154,12 @@ func (p *Plan) SameChanges(o *Plan) bool {
 	}
 	return slices.Equal(key(p), key(o))
 }
+
+// TakesDownQuorum reports whether a member of a quorum is stopped on the way.
+func (p *Plan) TakesDownQuorum() bool {
+	return slices.ContainsFunc(p.Stages, func(stage Stage) bool {
+		return slices.ContainsFunc(stage.Steps, func(s Step) bool {
+			return (s.Kind == StepDelete || s.Kind == StepRestart) && s.Want != nil && s.Want.Quorum()
+		})
+	})
+}
