@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -366,4 +367,44 @@ func TestReaderNeverSeesAMissingOrPartialFile(t *testing.T) {
 	if maps, _ := filepath.Glob(filepath.Join(r.h.Dir, "m.*.map")); len(maps) == 0 {
 		t.Error("no map file is left")
 	}
+}
+
+func TestReloadWritesAFileThatIsGone(t *testing.T) {
+	haproxytest.ForEach(t, func(t *testing.T, bin haproxytest.Binary) {
+		r := newRig(t, bin)
+		port := haproxytest.FreePorts(t, 1)[0]
+		r.put("app", port)
+		r.mustReload()
+		// Without its file the master of 3.x would end, and all listeners with it.
+		if err := os.Remove(r.h.ConfigFile); err != nil {
+			t.Fatal(err)
+		}
+		r.mustReload()
+		r.answers(port, "app")
+		if !r.h.Alive() {
+			t.Error("the master is gone")
+		}
+	})
+}
+
+// Somebody else reloads all the time: ours is seen through, and the ports answer.
+func TestReloadsOfSomebodyElseDoNotSwallowOurs(t *testing.T) {
+	haproxytest.ForEach(t, func(t *testing.T, bin haproxytest.Binary) {
+		r := newRig(t, bin)
+		ports := haproxytest.FreePorts(t, 4)
+		for i, port := range ports {
+			r.put(fmt.Sprintf("app-%d", i), port)
+			for range 3 {
+				if err := syscall.Kill(r.h.MasterPid(), syscall.SIGUSR2); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if w := r.mustReload(); r.h.Info(t)["description"] != w.Generation {
+				t.Errorf("reload %d: HAProxy runs %q, want %q", i, r.h.Info(t)["description"], w.Generation)
+			}
+			for j := range i + 1 {
+				r.answers(ports[j], fmt.Sprintf("app-%d", j))
+			}
+		}
+	})
 }

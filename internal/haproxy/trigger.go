@@ -90,9 +90,18 @@ func (r *Reloader) trigger(ctx context.Context) error {
 	if r.opts.MasterSocket == "" {
 		return r.commandUntilDone(ctx)
 	}
-	answer, err := askMaster(ctx, r.opts.MasterSocket, "reload", r.opts.Timeout)
-	if err != nil {
-		return fmt.Errorf("master socket %s: %w", r.opts.MasterSocket, err)
+	var answer string
+	for {
+		var err error
+		answer, err = askMaster(ctx, r.opts.MasterSocket, "reload", r.opts.Timeout)
+		if err != nil {
+			return fmt.Errorf("master socket %s: %w", r.opts.MasterSocket, err)
+		}
+		// From 3.1 on the master answers while it loads for somebody else, and then does not
+		// take ours: that is no verdict on the configuration.
+		if !strings.Contains(answer, "reload is still in progress") || wait(ctx, 10*time.Millisecond) != nil {
+			break
+		}
 	}
 	// "Success=0\n--\n<log>": from 2.7 on. Before, the connection is closed without a word.
 	first, log, _ := strings.Cut(answer, "\n")
