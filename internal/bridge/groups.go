@@ -30,7 +30,11 @@ func mergeUnit(u *unit) *mergedUnit {
 	return g
 }
 
-// merge adds the next app of a deployment group.
+// merge adds the next app of a deployment group. It counts what stands, where
+// marathon-lb counts what was asked for: the two differ while tasks start and while they
+// are killed, and then an app without checks would drain the old one before a task of
+// the new one runs, and the tasks that a deployment tool has drained and now kills would
+// get traffic again for as long as they live.
 func (g *mergedUnit) merge(cur *member) *mergedUnit {
 	old, fresh := g, &mergedUnit{owner: cur, parts: []*member{cur}}
 	if !g.owner.dep.started.Before(cur.dep.started) {
@@ -47,23 +51,21 @@ func (g *mergedUnit) merge(cur *member) *mergedUnit {
 			target = fresh.owner.dep.target
 		}
 	}
-	healthy := fresh.app().Instances
-	if len(cur.app().Checks) > 0 {
-		healthy = 0
-		for _, alive := range fresh.tasks() {
-			if alive {
-				healthy++
-			}
-		}
-	}
-	oldTasks := old.tasks()
-	drain := max(0, min(len(oldTasks), healthy, healthy+old.app().Instances-target))
 	out := &mergedUnit{owner: old.owner, parts: slices.Concat(old.parts, fresh.parts), draining: make(map[string]bool)}
 	maps.Copy(out.draining, g.draining)
-	for _, id := range slices.Sorted(maps.Keys(oldTasks))[:drain] {
-		out.draining[id] = true
-	}
+	healthy, leaving := fresh.standing()
+	out.drain(fresh, leaving)
+	have, leaving := old.standing()
+	out.drain(old, leaving+max(0, min(healthy, healthy+have-target)))
 	return out
+}
+
+// drain marks the first n tasks of a part, in the order of their ids.
+func (g *mergedUnit) drain(part *mergedUnit, n int) {
+	ids := part.tasks()
+	for _, id := range ids[:min(n, len(ids))] {
+		g.draining[id] = true
+	}
 }
 
 func (g *mergedUnit) app() *discovery.App { return g.owner.app() }
@@ -71,15 +73,36 @@ func (g *mergedUnit) app() *discovery.App { return g.owner.app() }
 // app is the definition that the app's services share.
 func (m *member) app() *discovery.App { return m.depFrom }
 
-// tasks lists the ids of all tasks and whether they are alive.
-func (g *mergedUnit) tasks() map[string]bool {
-	tasks := make(map[string]bool)
+// tasks lists the ids of all tasks.
+func (g *mergedUnit) tasks() []string {
+	ids := make(map[string]bool)
 	for _, m := range g.parts {
 		for _, s := range m.services {
 			for i := range s.Tasks {
-				tasks[s.Tasks[i].ID] = s.Tasks[i].Health == discovery.Alive
+				ids[s.Tasks[i].ID] = true
 			}
 		}
 	}
-	return tasks
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// standing counts the tasks that serve and are to go on: running and healthy, at most as
+// many as the apps have instances. leaving are those beyond, which Marathon is about
+// to kill.
+func (g *mergedUnit) standing() (stay, leaving int) {
+	for _, m := range g.parts {
+		serving := make(map[string]bool)
+		for _, s := range m.services {
+			for i := range s.Tasks {
+				t := &s.Tasks[i]
+				if t.State == discovery.Running && t.Ready && (t.Health == discovery.Alive || t.Health == discovery.NoChecks) {
+					serving[t.ID] = true
+				}
+			}
+		}
+		n := min(len(serving), m.app().Instances)
+		stay += n
+		leaving += len(serving) - n
+	}
+	return stay, leaving
 }
