@@ -75,10 +75,10 @@ func (d *bridgeDialect) shape(v *view) (*fragment, error) {
 }
 
 func (d *bridgeDialect) server(f *fragment, v *view, task *discovery.Task, state haproxy.State) (haproxy.Server, bool) {
-	addr := task.Addr
-	return haproxy.Server{
-		Name: addr.Addr().String() + "_" + strconv.Itoa(int(addr.Port())), Addr: addr, State: state, Weight: -1,
-	}, true
+	var buf [64]byte
+	name := task.Addr.Addr().AppendTo(buf[:0])
+	name = strconv.AppendUint(append(name, '_'), uint64(task.Addr.Port()), 10)
+	return haproxy.Server{Name: string(name), Addr: task.Addr, State: state, Weight: -1}, true
 }
 
 func (d *bridgeDialect) finish(_ *fragment, _ *view, servers []haproxy.Server) ([]haproxy.Server, error) {

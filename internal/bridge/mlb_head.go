@@ -10,9 +10,9 @@ import (
 
 // MarathonLBDefaults fills in what marathon-lb listens on: *:80, *:443 where there are
 // certificates, *:9091 for app ids and *:9090 for statistics, and the range of ports for
-// container networks. What is set stays.
+// container networks. What is set stays; HTTPBinds that are empty and not nil are none.
 func MarathonLBDefaults(o TranslateOptions, certs []string) TranslateOptions {
-	if len(o.HTTPBinds) == 0 {
+	if o.HTTPBinds == nil {
 		o.HTTPBinds = []haproxy.Bind{{Addr: "*", Port: 80}}
 		if len(certs) > 0 {
 			o.HTTPBinds = append(o.HTTPBinds, haproxy.Bind{Addr: "*", Port: 443,

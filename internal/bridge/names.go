@@ -14,7 +14,7 @@ import (
 // know them, so they are kept to the byte (marathon-lb v1.15.0, marathon_lb.py and
 // utils.py).
 
-// cleaned replaces every byte that is not a letter, a digit or '-' by '_'.
+// cleaned replaces every character that is not a letter, a digit or '-' by '_'.
 func cleaned(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '-' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' {
@@ -29,12 +29,15 @@ func hostStem(host, appID string) string { return cleaned(host) + "_" + appName(
 
 // mlbServerName names a server by agent, address and port.
 func mlbServerName(host string, addr netip.AddrPort) string {
-	ip := addr.Addr().String()
-	name := ip + "_" + strconv.Itoa(int(addr.Port()))
-	if host != ip && host != "" {
-		name = host + "_" + name
+	var buf [128]byte
+	ip := addr.Addr().AppendTo(buf[:0])
+	name := ip
+	if host != "" && host != string(ip) {
+		name = append(append(make([]byte, 0, 128), host...), '_')
+		name = append(name, ip...)
 	}
-	return cleaned(name)
+	name = strconv.AppendUint(append(name, '_'), uint64(addr.Port()), 10)
+	return cleaned(string(name))
 }
 
 // mlbCookie is the persistence cookie of a server.
