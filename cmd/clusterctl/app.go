@@ -214,8 +214,8 @@ func (a *app) interruptible(cmd *cobra.Command, graceful bool) (ctx context.Cont
 				cancel()
 				return
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "clusterctl: stopping after what runs now; interrupt again to leave at once")
 			close(stopping)
+			fmt.Fprintln(cmd.ErrOrStderr(), "clusterctl: stopping after what runs now; interrupt again to leave at once")
 		}
 	}()
 	return ctx, stopping, func() { close(over); <-finished; cancel() }

@@ -20,12 +20,17 @@ type ctl struct {
 func newCtl(t *testing.T) (*ctl, *vsim.Server) {
 	t.Helper()
 	s := vsim.Run(t, vsim.Options{})
+	return ctlFor(t, s), s
+}
+
+func ctlFor(t *testing.T, s *vsim.Server) *ctl {
+	t.Helper()
 	t.Setenv("GOVC_URL", s.URL.String())
 	t.Setenv("GOVC_USERNAME", s.User)
 	t.Setenv("GOVC_PASSWORD", s.Password)
 	t.Setenv("GOVC_INSECURE", "1")
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	return &ctl{t: t, dir: t.TempDir()}, s
+	return &ctl{t: t, dir: t.TempDir()}
 }
 
 // run executes one command and returns what it wrote.

@@ -219,6 +219,7 @@ func (l *live) draw() {
 // picture is the current stage as at most room lines.
 func (l *live) picture(room int) []string {
 	now := l.now()
+	room-- // for the head
 	head := fmt.Sprintf("[%d/%d] %s  %d/%d  elapsed %s", l.number, l.stages, l.stage, l.over, l.total, now.Sub(l.begun).Round(time.Second))
 	if eta, ok := l.eta(now); ok {
 		head += fmt.Sprintf("  eta %s", eta.Round(time.Second))

@@ -41,7 +41,11 @@ func judge(want *Want, n *Node, m *Machine, forced bool) verdict {
 		v.because(ActionReplace, "asked for")
 	}
 	if m.Report.Phase == PhaseFailed {
-		v.because(ActionReplace, "its first boot failed at %s: %s", or(m.Report.Step, "an unknown step"), or(m.Report.Err, "no reason given"))
+		where := ""
+		if m.Report.Step != "" {
+			where = " at " + m.Report.Step
+		}
+		v.because(ActionReplace, "its first boot failed%s: %s", where, or(m.Report.Err, "no reason given"))
 	}
 	fresh := v.guest(want, n, m)
 	v.hardware(n, m)
