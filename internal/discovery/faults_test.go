@@ -305,8 +305,8 @@ func TestMarathonAwayAtStart(t *testing.T) {
 		defer w.stop()
 		w.settle(10 * time.Minute)
 		s := w.watcher.Status()
-		if s.Connected || s.Synced || s.Err == "" || len(w.updates) != 0 {
-			t.Errorf("status: %+v, %d updates", s, len(w.updates))
+		if s.Connected || s.Synced || s.Err == "" || len(w.received()) != 0 {
+			t.Errorf("status: %+v, %d updates", s, len(w.received()))
 		}
 		if n := w.dials.Load(); n > 2*7000 {
 			t.Errorf("%d connections tried in ten minutes", n)
@@ -314,7 +314,7 @@ func TestMarathonAwayAtStart(t *testing.T) {
 		must(t, w.cluster.Resume(0))
 		w.settle(3 * time.Second)
 		w.matches("at last")
-		if !w.updates[0].Full {
+		if !w.received()[0].Full {
 			t.Error("the first update is not full")
 		}
 	})

@@ -3,8 +3,10 @@ package discovery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -61,4 +63,45 @@ func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, 
 	})
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return services, errs
+}
+
+// FetchApps asks the leader of the Marathon that o names for all apps with their tasks,
+// as ReadApps reads them; any member will do while the leader is not told. Of o it uses
+// URLs, Auth, TLS and Dial. The caller closes the body, which ends with ctx.
+func FetchApps(ctx context.Context, o Options) (io.ReadCloser, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	c, err := newClient(o)
+	if err != nil {
+		return nil, err
+	}
+	bases := c.urls()
+	var errs []error
+	if leader, err := c.findLeader(ctx); err == nil {
+		bases = append([]*url.URL{leader}, bases...)
+	} else {
+		errs = append(errs, err)
+	}
+	for _, base := range bases {
+		res, err := c.get(ctx, false, base, "/v2/apps", embed)
+		if err == nil {
+			return &closing{ReadCloser: res.Body, then: c.close}, nil
+		}
+		errs = append(errs, err)
+	}
+	c.close()
+	return nil, fmt.Errorf("read apps: %w", errors.Join(errs...))
+}
+
+// closing is a body whose client ends with it.
+type closing struct {
+	io.ReadCloser
+	then func()
+}
+
+func (c *closing) Close() error {
+	err := c.ReadCloser.Close()
+	c.then()
+	return err
 }

@@ -14,7 +14,6 @@ import (
 type answer struct {
 	number uint64 // of the request
 	since  uint64 // events applied when the request went out
-	first  bool   // in a new epoch, or ever
 
 	apps        int
 	nameless    bool    // an app could not even be named: nothing absent is surely gone

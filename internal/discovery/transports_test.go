@@ -268,7 +268,7 @@ func TestRestartWithoutDNSAndHealth(t *testing.T) {
 		}
 		w2.stop()
 		w3 := again("no tasks", marathontest.NoTasks)
-		if s := w3.watcher.Status(); s.Synced || s.Held == "" || len(w3.updates) != 0 {
+		if s := w3.watcher.Status(); s.Synced || s.Held == "" || len(w3.received()) != 0 {
 			t.Errorf("an empty picture after a restart: %+v", s)
 		}
 		w3.settle(20 * time.Second)
@@ -301,6 +301,27 @@ func TestReadApps(t *testing.T) {
 	if _, errs := ReadApps(t.Context(), strings.NewReader(`{"apps":[`), nil); len(errs) != 1 {
 		t.Errorf("a cut answer: %v", errs)
 	}
+}
+
+func TestFetchApps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, marathontest.Options{Nodes: 2, BasicUser: "u", BasicPassword: "p"}, Options{})
+		defer w.cluster.Close()
+		must(t, w.cluster.Deploy(web(3)))
+		w.cluster.Stop(1, marathontest.Refuse)
+		o := Options{URLs: []string{"http://192.0.2.2:8080", "http://192.0.2.1:8080"}, Dial: w.net.DialContext, Auth: AuthOptions{BasicFile: writeFile(t, "basic", "u:p")}}
+		body, err := FetchApps(t.Context(), o)
+		must(t, err)
+		services, errs := ReadApps(t.Context(), body, nil)
+		must(t, body.Close())
+		if len(errs) > 0 || len(services) != 1 || len(services[0].Tasks) != 3 {
+			t.Errorf("have %v, %v", services, errs)
+		}
+		w.cluster.Stop(0, marathontest.Refuse)
+		if _, err := FetchApps(t.Context(), o); err == nil || !strings.Contains(err.Error(), "192.0.2.1:8080") {
+			t.Errorf("nobody there: %v", err)
+		}
+	})
 }
 
 func TestSetURLs(t *testing.T) {

@@ -130,6 +130,20 @@ func (w *world) fold(u *Update) {
 	}
 }
 
+// received are the updates so far.
+func (w *world) received() []*Update {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.updates)
+}
+
+// service is a service as it was sent last.
+func (w *world) service(k Key) *Service {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.table[k]
+}
+
 // settle lets what is under way end: d is time in the bubble.
 func (w *world) settle(d time.Duration) {
 	time.Sleep(d)
@@ -301,7 +315,7 @@ func TestLife(t *testing.T) {
 				must(c.SetLabels("/shop/cart", map[string]string{"HAPROXY_0_VHOST": "cart.example"}))
 				w.settle(time.Second)
 				w.matches("labelled")
-				if got := w.table[Key{App: "/shop/cart"}].App.Labels["HAPROXY_0_VHOST"]; got != "cart.example" {
+				if got := w.service(Key{App: "/shop/cart"}).App.Labels["HAPROXY_0_VHOST"]; got != "cart.example" {
 					t.Errorf("label: have %q", got)
 				}
 				must(c.Deploy(marathontest.AppSpec{ID: "/bridge", Instances: 2, Image: "nginx", Network: marathontest.BridgeNetwork, Ports: []marathontest.Port{{Container: 80}, {Service: 10005, Container: 81}}}))
