@@ -450,7 +450,7 @@ func (b *builder) bridged() error {
 	for _, m := range b.marathons {
 		a := m.Address()
 		if !a.IsValid() {
-			return fmt.Errorf("Marathon node %s has no fixed address", m.Name)
+			return fmt.Errorf("node %s runs Marathon and has no fixed address", m.Name)
 		}
 		urls = append(urls, "http://"+netip.AddrPortFrom(a, uint16(s.Marathon.Port)).String())
 	}
