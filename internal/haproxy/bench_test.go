@@ -3,6 +3,7 @@ package haproxy
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -176,5 +177,56 @@ func BenchmarkApplyBulk(b *testing.B) {
 				b.ReportMetric(float64(apply)/float64(base), "ratio")
 			})
 		}
+	}
+}
+
+// BenchmarkMemory is what a Proxy keeps for its servers, wanted ones included, once
+// everything has settled.
+func BenchmarkMemory(b *testing.B) {
+	for _, bin := range []haproxytest.Binary{haproxytest.Default(b), haproxytest.Newest(b)} {
+		b.Run(fmt.Sprintf("haproxy=%s/servers=10000", bin.Name()), func(b *testing.B) {
+			heap := func() int64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			for b.Loop() {
+				r := newDriver(b, bin)
+				before := heap()
+				r.apply(bigChange(r.global, 10000))
+				r.settle()
+				b.ReportMetric(float64(heap()-before)/1e6, "MB")
+				r.Close()
+			}
+		})
+	}
+}
+
+// BenchmarkFirstConvergence is a bridge that starts beside an empty HAProxy, from the first
+// Change to all servers served; reload is what HAProxy itself needs for the same file.
+func BenchmarkFirstConvergence(b *testing.B) {
+	for _, bin := range haproxytest.Versions(b) {
+		b.Run(fmt.Sprintf("haproxy=%s/servers=10000", bin.Name()), func(b *testing.B) {
+			var ours, own time.Duration
+			for b.Loop() {
+				r := newDriver(b, bin)
+				change := bigChange(r.global, 10000)
+				began := time.Now()
+				r.apply(change)
+				r.until("HAProxy matches", func() bool { return r.Status().Matches })
+				ours += time.Since(began)
+				r.settle()
+				began = time.Now()
+				r.hap.Reload(b)
+				own += time.Since(began)
+				r.Close()
+				r.hap.Stop()
+			}
+			b.ReportMetric(float64(ours.Milliseconds())/float64(b.N), "bridged-ms")
+			b.ReportMetric(float64(own.Milliseconds())/float64(b.N), "haproxy-ms")
+			b.ReportMetric(float64(ours)/float64(own), "ratio")
+		})
 	}
 }

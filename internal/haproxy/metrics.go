@@ -105,6 +105,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.saves.WithLabelValues(result)
+		for _, reason := range allReasons {
+			m.reloads.WithLabelValues(string(reason), result)
+		}
 	}
 	for _, result := range []string{"released", "expired"} {
 		m.reloadHolds.WithLabelValues(result)

@@ -22,11 +22,10 @@ import (
 // driver is a Proxy before a real HAProxy, and the loop that drives it.
 type driver struct {
 	*Proxy
-	t       testing.TB
-	hap     *haproxytest.HAProxy
-	global  *Global
-	opts    Options
-	reloads int // counted by HAProxy when the driver's own first reload was over
+	t      testing.TB
+	hap    *haproxytest.HAProxy
+	global *Global
+	opts   Options
 }
 
 // testLog keeps the log for when the test fails.

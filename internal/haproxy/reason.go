@@ -24,3 +24,9 @@ const (
 	ReasonServerOptions  Reason = "server-options"  // a server option that no runtime command can set
 	ReasonRefused        Reason = "command-refused" // HAProxy refused a runtime command twice
 )
+
+var allReasons = []Reason{
+	ReasonTakeover, ReasonStructure, ReasonStart, ReasonGlobal, ReasonTemplate, ReasonUserlist, ReasonFrontend,
+	ReasonBackend, ReasonBackendAdded, ReasonBackendRemoved, ReasonMap, ReasonSlots, ReasonSticky, ReasonAddServer,
+	ReasonBalance, ReasonServer, ReasonServerOptions, ReasonRefused,
+}

@@ -48,6 +48,7 @@ type conn struct {
 	ends  []int  // where each line of out ends
 	in    []byte // unread input: in[start:]
 	start int
+	used  time.Time
 	dead  bool
 }
 
@@ -204,7 +205,8 @@ func (c *conn) trim() {
 
 // deadline allows d from now for reading and writing, or less when ctx ends before.
 func (c *conn) deadline(ctx context.Context, d time.Duration) {
-	at := time.Now().Add(d)
+	c.used = time.Now()
+	at := c.used.Add(d)
 	if end, ok := ctx.Deadline(); ok && end.Before(at) {
 		at = end
 	}

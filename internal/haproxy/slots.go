@@ -100,8 +100,10 @@ func (s spares) slots(n int) int {
 	return n
 }
 
-// choose returns the most generous spares with which backends of these sizes need at
-// most limit slots; sizes of backends whose slots are checked, limit in file descriptors.
+func (s spares) String() string { return [...]string{"double", "quarter", "one", "none"}[s] }
+
+// chooseSpares returns the most generous spares with which backends of these sizes need
+// at most limit slots.
 func chooseSpares(sizes []int, limit int) spares {
 	for s := sparesDouble; s < sparesNone; s++ {
 		total := 0

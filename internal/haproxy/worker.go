@@ -16,6 +16,10 @@ const (
 	// talk to: a connection to a replaced worker goes on answering.
 	probeEvery = time.Second
 
+	// idlePing keeps a connection that nothing is said on from being closed by `stats timeout`,
+	// which would cost the next event a reconnection.
+	idlePing = time.Minute
+
 	// Pauses between attempts to reconnect, doubled from first to last. Nobody is served
 	// worse meanwhile, but nothing gets through either.
 	firstReconnect = 5 * time.Millisecond
@@ -285,6 +289,7 @@ func (p *Proxy) probe(context.Context) {
 			p.countOldWorkers()
 			switch {
 			case p.connecting || p.reloading:
+				// These end with another look.
 			case p.conn == nil:
 				p.reconnect()
 			case err == nil && (info.Pid != p.info.Pid || info.Description != p.info.Description):
@@ -292,8 +297,8 @@ func (p *Proxy) probe(context.Context) {
 					"generation", info.Description, "was", p.info.Description)
 				p.disconnect()
 				p.reconnect()
-			case err != nil:
-				// Refused for want of connections, or gone: the one we have tells.
+			case err != nil || time.Since(p.conn.used) > idlePing:
+				// New connections may be refused for want of room: the one we have tells.
 				if _, err := p.conn.info(ctx); err != nil {
 					p.lost(err)
 				}
