@@ -241,6 +241,23 @@ func (s *state) rehost(host string, changed bool) {
 	}
 }
 
+// forgetAgents forgets agents without tasks, and names them. It looks at every task.
+func (s *state) forgetAgents() (names []string) {
+	used := map[*agent]bool{noAgent: true}
+	for _, a := range s.apps {
+		for _, t := range a.tasks {
+			used[t.host] = true
+		}
+	}
+	for name, h := range s.agents {
+		if !used[h] {
+			delete(s.agents, name)
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // stateOf is what the task's own reports and those on its instance come to.
 func (s *state) stateOf(t *task) TaskState {
 	in := t.inst

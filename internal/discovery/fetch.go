@@ -241,12 +241,11 @@ func (l *loop) mergeGroup(j *job, apps []appData, now time.Time) {
 	l.finishPart(j.answer, gone)
 }
 
-// finishPart removes what an answer about a part of the cluster lacks, unless that
-// would be most of the cluster: then the whole has to be looked at.
+// finishPart removes what an answer about a part of the cluster lacks, unless that is
+// most of the part and nothing explains it: then the whole has to be looked at.
 func (l *loop) finishPart(r *answer, gone []*app) {
-	c := &l.state.counts
-	if r.unexplained >= fewTasks && 2*r.unexplained > c.running+c.killing+c.unreachable {
-		l.w.log.Warn("an answer lacks most of the cluster's tasks; reading everything", "missing", r.unexplained)
+	if r.unexplained >= fewTasks && 2*r.unexplained > r.routed {
+		l.w.log.Warn("an answer lacks most tasks of its apps; reading everything", "missing", r.unexplained)
 		l.resync(resyncDoubt)
 		return
 	}

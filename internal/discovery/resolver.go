@@ -130,6 +130,15 @@ func (a *addresses) expire(now time.Time) {
 	slices.Sort(a.todo)
 }
 
+// forget drops hosts that no task runs on, except those that are being looked up.
+func (a *addresses) forget(hosts []string) {
+	for _, host := range hosts {
+		if e := a.entries[host]; e != nil && (!e.due.IsZero() || e.err != nil || e.addr.String() == host) {
+			delete(a.entries, host)
+		}
+	}
+}
+
 // pick chooses among the addresses of a host: the one in use while it is there, so
 // that a round-robin answer changes nothing; else the smallest, IPv4 first.
 func pick(addrs []netip.Addr, used netip.Addr) netip.Addr {

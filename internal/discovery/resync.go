@@ -43,7 +43,6 @@ const (
 	burstPause = 500 * time.Millisecond // a burst is over by then
 
 	holdLeast = 30 * time.Second // an implausible picture is believed when repeated after this
-	holdMost  = 5 * time.Minute  // and after this in any case
 	holdRetry = 10 * time.Second
 
 	// fewTasks may vanish without being found implausible.
@@ -215,6 +214,10 @@ func (l *loop) synchronised(p piece, now time.Time) {
 	l.failed.reset()
 	l.w.metrics.resyncTook.Observe(p.took.Seconds())
 	l.due = now.Add(jitter(l.auditInterval(p.took)))
+	if l.early {
+		l.early = false
+		l.due = sooner(l.due, now.Add(secondLook))
+	}
 	if l.checkLeader(p.leader) {
 		count("abandoned")
 		return

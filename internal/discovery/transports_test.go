@@ -5,15 +5,20 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"bridged/internal/discovery/marathontest"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 func TestPoll(t *testing.T) {
@@ -352,4 +357,118 @@ func TestSetURLs(t *testing.T) {
 			t.Error("the picture went with the connection")
 		}
 	})
+}
+
+// TestSources: two Marathons with apps of the same names, one of them away at first.
+func TestSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var clusters []*marathontest.Cluster
+		var options []Options
+		for i := range 2 {
+			network := new(marathontest.MemoryNetwork)
+			c := marathontest.New(marathontest.Options{Listen: network.Listen, Dial: network.DialContext, Hosts: []string{fmt.Sprintf("10.%d.0.1", i)}})
+			must(t, c.Start())
+			defer c.Close()
+			must(t, c.Deploy(web(1+i)))
+			clusters = append(clusters, c)
+			options = append(options, Options{Source: fmt.Sprintf("m%d", i), URLs: c.URLs(), Dial: network.DialContext, Registerer: prometheus.NewRegistry()})
+		}
+		clusters[1].Stop(0, marathontest.Refuse)
+		s, err := NewSources(options...)
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		w := &world{t: t, table: map[Key]*Service{}}
+		go w.receiveFrom(ctx, s.Updates())
+		w.settle(5 * time.Second)
+		tasks := func(source string) int {
+			if sv := w.service(Key{App: "/web", Source: source}); sv != nil {
+				return len(sv.Tasks)
+			}
+			return -1
+		}
+		if a, b := tasks("m0"), tasks("m1"); a != 1 || b != -1 || slices.ContainsFunc(w.received(), func(u *Update) bool { return u.Full }) {
+			t.Errorf("one away: %d and %d tasks", a, b)
+		}
+		must(t, clusters[1].Resume(0))
+		w.settle(5 * time.Second)
+		fulls := 0
+		for _, u := range w.received() {
+			if u.Full {
+				fulls++
+			}
+		}
+		if a, b := tasks("m0"), tasks("m1"); a != 1 || b != 2 || fulls != 1 {
+			t.Errorf("both there: %d and %d tasks, %d full updates", a, b, fulls)
+		}
+		clusters[0].Stop(0, marathontest.Refuse)
+		must(t, clusters[1].Delete("/web"))
+		w.settle(5 * time.Second)
+		if a, b := tasks("m0"), tasks("m1"); a != 1 || b != -1 {
+			t.Errorf("one gone, the other away: %d and %d tasks", a, b)
+		}
+		cancel()
+		must(t, <-done)
+	})
+	if _, err := NewSources(Options{Source: "a", URLs: []string{"m:1"}}, Options{Source: "a", URLs: []string{"m:2"}}); err == nil || !strings.Contains(err.Error(), "marathons[1]") {
+		t.Errorf("two of one name: %v", err)
+	}
+}
+
+// TestFirehose: more events than anybody can follow, and a receiver that sleeps, cost
+// bounded memory and lose nothing of the outcome.
+func TestFirehose(t *testing.T) {
+	const events, tasks = 200_000, 50
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	id := func(i int) string { return fmt.Sprintf("web.%08x-0000-0000-0000-000000000000", i) }
+	mux.HandleFunc("/v2/leader", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"leader":%q}`, host) })
+	mux.HandleFunc("/v2/info", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"version":"1.11.0"}`) })
+	asked := make(chan struct{})
+	once := sync.OnceFunc(func() { close(asked) })
+	mux.HandleFunc("/v2/apps", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"apps":[{"id":"/web","instances":50,"version":"2024-05-01T09:00:00.000Z","ports":[10000],"tasks":[]}]}`)
+		once()
+	})
+	mux.HandleFunc("/v2/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "event: event_stream_attached\r\ndata: {\"eventType\":\"event_stream_attached\"}\r\n\r\n")
+		w.(http.Flusher).Flush()
+		<-asked
+		for i := range events {
+			state := "TASK_RUNNING"
+			if i%tasks%2 == 1 && i >= events-tasks {
+				state = "TASK_KILLED" // every other one in the end
+			}
+			fmt.Fprintf(w, "event: status_update_event\r\ndata: {\"taskId\":%q,\"taskStatus\":%q,\"appId\":\"/web\",\"host\":\"10.0.0.1\",\"ports\":[%d],\"version\":\"2024-05-01T09:00:00.000Z\",\"eventType\":\"status_update_event\",\"timestamp\":%q}\r\n\r\n",
+				id(i%tasks), state, 31000+i%tasks, time.UnixMilli(1714557600000+int64(i)).UTC().Format("2006-01-02T15:04:05.000Z"))
+		}
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	w := &world{t: t, table: map[Key]*Service{}, metrics: prometheus.NewRegistry()}
+	var err error
+	w.watcher, err = NewWatcher(Options{URLs: []string{server.URL}, Registerer: w.metrics})
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.watcher.Run(ctx) }()
+	w.waitFor("the first picture", func() bool { return len(w.received()) > 0 })
+	updates := len(w.received())
+	w.waitFor("the outcome", func() bool {
+		sv := w.service(Key{App: "/web"})
+		return sv != nil && len(sv.Tasks) == tasks/2 && w.counter("events_total", "type", "status_update_event") == events
+	})
+	heard := 0
+	for _, u := range w.received()[updates:] {
+		heard += u.Events
+	}
+	if heard > events || len(w.received()) > events/4 {
+		t.Errorf("%d events in %d updates", heard, len(w.received()))
+	}
+	cancel()
+	must(t, <-done)
 }

@@ -176,6 +176,7 @@ type loop struct {
 	at     *attachment // nil: events are not heard
 	base   *url.URL    // whom to ask: at's, or the last one's
 	leader string      // host:port that answers named as the leader, "" for not told
+	reason failure     // why at is nil, "" while it is not
 
 	jobs    map[string]*job
 	running int                  // jobs under way
@@ -189,11 +190,13 @@ type loop struct {
 	// notBefore keeps a wanted reading until a burst is over.
 	notBefore time.Time
 	barrier   time.Time // until when the first event of a new stream is waited for
+	early     bool      // no first event came: the picture may have been read before the subscription
 	failed    retry     // readings of the whole picture that failed
 	hold      hold
 	known     int // tasks that were routed in an earlier life, before the first sync
 
 	tick  time.Time // of the slow housekeeping
+	prune time.Time // of agents without tasks
 	saved saved
 	shown Status // as stored
 	drawn counts // as shown by the gauges
@@ -285,7 +288,8 @@ func (l *loop) publish() {
 // between the answer and the subscription.
 func (l *loop) attach(at *attachment) {
 	now := time.Now()
-	l.at, l.base, l.leader = at, at.base, ""
+	l.at, l.base, l.leader, l.early = at, at.base, "", false
+	l.reason = ""
 	l.state.attached()
 	l.state.version = at.version
 	l.failed.reset()
@@ -305,14 +309,14 @@ func (l *loop) attach(at *attachment) {
 // lose notes that events are not heard, and why.
 func (l *loop) lose(lost *loss) {
 	l.w.metrics.reconnects.WithLabelValues(string(lost.reason)).Inc()
-	text := lost.err.Error()
-	if lost.had || l.shown.Err == "" {
-		l.w.log.Warn("not connected", "reason", lost.reason, "err", lost.err)
-	} else if text != l.shown.Err {
-		l.w.log.Debug("still not connected", "reason", lost.reason, "err", lost.err)
+	level := slog.LevelDebug // the same again
+	if lost.reason != l.reason {
+		level = slog.LevelWarn
 	}
+	l.w.log.Log(context.Background(), level, "not connected", "reason", lost.reason, "err", lost.err)
+	l.reason = lost.reason
 	l.at, l.barrier = nil, time.Time{}
-	l.shown.Connected, l.shown.Err = false, text
+	l.shown.Connected, l.shown.Err = false, lost.err.Error()
 	l.show()
 }
 
@@ -340,13 +344,17 @@ func (l *loop) advance(ctx context.Context, now time.Time) {
 		l.tick = now.Add(housekeeping)
 		l.state.expire(now)
 		l.addresses.expire(now)
+		if !l.prune.After(now) {
+			l.prune = now.Add(pruneEvery)
+			l.addresses.forget(l.state.forgetAgents())
+		}
 		maps.DeleteFunc(l.absent, func(_ string, until time.Time) bool { return until.Before(now) })
 		l.save(now)
 	}
 	if !l.barrier.IsZero() && !l.barrier.After(now) {
 		l.barrier = time.Time{}
 		l.resync(resyncConnect)
-		l.due = now.Add(secondLook) // it may have been read too early
+		l.early = true
 	}
 	reloads, next := l.changes.due(now)
 	for _, r := range reloads {
@@ -372,6 +380,7 @@ const (
 	barrierWait  = 2 * time.Second
 	secondLook   = 15 * time.Second
 	housekeeping = 10 * time.Second
+	pruneEvery   = time.Hour
 )
 
 // sooner of two moments, of which zero is never.

@@ -78,7 +78,7 @@ func (w *world) run() *world {
 			w.t.Errorf("Run: %v", err)
 		}
 	})
-	wg.Go(func() { w.receive(ctx) })
+	wg.Go(func() { w.receiveFrom(ctx, w.watcher.Updates()) })
 	w.stop = sync.OnceFunc(func() {
 		cancel()
 		wg.Wait()
@@ -91,7 +91,7 @@ func (w *world) close() {
 	w.cluster.Close()
 }
 
-func (w *world) receive(ctx context.Context) {
+func (w *world) receiveFrom(ctx context.Context, updates <-chan *Update) {
 	for {
 		w.mu.Lock()
 		paused := w.paused
@@ -104,7 +104,7 @@ func (w *world) receive(ctx context.Context) {
 			}
 		}
 		select {
-		case u := <-w.watcher.Updates():
+		case u := <-updates:
 			w.mu.Lock()
 			w.fold(u)
 			w.mu.Unlock()
