@@ -34,9 +34,13 @@ func (s *Server) intercept(ctx *simulator.Context, m *simulator.Method) (mo.Refe
 	case *simulator.VirtualMachine:
 		strict = &virtualMachine{VirtualMachine: o, server: s, broken: broken}
 	case *simulator.Folder:
-		strict = &folder{Folder: o, server: s, broken: broken}
+		if m.Name == "Destroy_Task" {
+			strict = &folder{Folder: o, server: s, broken: broken}
+		}
 	case *simulator.ResourcePool:
-		strict = &pool{ResourcePool: o, server: s, broken: broken}
+		if m.Name == "Destroy_Task" { // others keep objects in the session
+			strict = &pool{ResourcePool: o, server: s, broken: broken}
+		}
 	case *simulator.ClusterComputeResource:
 		strict = &cluster{ClusterComputeResource: o, server: s, broken: broken}
 	case *simulator.AuthorizationManager:

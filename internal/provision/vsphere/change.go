@@ -69,7 +69,7 @@ func (a *applying) own(ctx context.Context, name string, vm ref) (*machine, erro
 		return nil, err
 	case m == nil:
 		return nil, errGone
-	case m.Marks.Node != name:
+	case m.Marks.Node != name && m.Marks.Node+partSuffix != name:
 		return nil, &foreignError{name: name}
 	}
 	return m, nil

@@ -138,10 +138,11 @@ type spot struct {
 // node, and the datastore with the most free space that the host reaches.
 // Equal inventories give equal choices.
 func (a *applying) choose(n *provision.Node, src *machine, mode provision.CloneMode) (spot, error) {
-	need := n.RootMiB
+	var need int64
 	for _, d := range src.Disks {
 		need += d.SizeMiB
 	}
+	need = max(need, n.RootMiB)
 	if mode != provision.CloneFull {
 		need /= 5 // what a linked clone's disk has usually grown to
 	}
