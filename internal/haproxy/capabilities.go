@@ -1,7 +1,10 @@
 package haproxy
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"os/exec"
 	"strconv"
 	"strings"
 )
@@ -30,6 +33,21 @@ func ParseVersion(text string) (Version, error) {
 	v.Minor, errMinor = strconv.Atoi(rest[:end])
 	if !ok || errMajor != nil || errMinor != nil || v.Major < 1 {
 		return Version{}, fmt.Errorf("HAProxy version %.40q: want numbers such as 2.6.12", text)
+	}
+	return v, nil
+}
+
+// BinaryVersion asks a haproxy program for its version, for where none runs to be asked.
+func BinaryVersion(ctx context.Context, binary string) (Version, error) {
+	out, err := exec.CommandContext(ctx, cmp.Or(binary, "haproxy"), "-v").Output()
+	if err != nil {
+		return Version{}, fmt.Errorf("%s -v: %w", binary, err)
+	}
+	// "HAProxy version 2.6.12-1+deb12u4 2023/12/16 - …", before 2.4 "HA-Proxy version …".
+	_, rest, _ := strings.Cut(string(out), "version ")
+	v, err := ParseVersion(rest)
+	if err != nil {
+		return Version{}, fmt.Errorf("%s -v: %w", binary, err)
 	}
 	return v, nil
 }

@@ -159,6 +159,7 @@ type Proxy struct {
 	reloader   *Reloader
 	renderer   *Renderer // of the wanted template
 	proven     *Renderer // of the template that the worker's configuration came from
+	provenText string    // that template
 	template   string
 	supervisor *Supervisor // nil: HAProxy is run by somebody else
 	ourFile    bool        // haproxy.cfg is one of ours

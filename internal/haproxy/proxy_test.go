@@ -277,6 +277,9 @@ func TestProxySupervises(t *testing.T) {
 			t.Fatalf("first change: %+v, want the slow lane for %s", res, ReasonStart)
 		}
 		r.settle()
+		if n := r.Status().Reloads; n != 1 {
+			t.Errorf("%d reloads to start it, want one", n)
+		}
 		procs, err := masterProcs(t.Context(), o.MasterSocket)
 		if err != nil {
 			t.Fatal(err)

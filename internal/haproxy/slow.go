@@ -93,6 +93,7 @@ type snapshot struct {
 	reasons  []Reason
 	waited   []time.Time // events whose changes it makes live
 	renderer *Renderer
+	template string // of renderer
 	seq      int
 	oldBinds []Bind
 	running  string // structure of the worker; when that is what is rendered, nothing is reloaded
@@ -115,7 +116,7 @@ func (p *Proxy) reload() {
 	s := &snapshot{
 		config: p.wantedConfig(), wanted: make(map[string]*Backend, len(p.backends)), global: p.global.want,
 		began: time.Now(), clock: p.clock, reasons: p.reasons(), waited: p.waiting[LaneSlow],
-		renderer: p.renderer, seq: p.seq + 1, oldBinds: p.binds,
+		renderer: p.renderer, template: p.template, seq: p.seq + 1, oldBinds: p.binds,
 	}
 	if s.config.Global == nil {
 		return // the first Change brings it
@@ -236,10 +237,12 @@ func (p *Proxy) replay(ctx context.Context, s *snapshot, w *loadedWorker) {
 	p.disconnect() // lets the old worker end
 	p.epoch++
 	p.structure, p.seq, _ = ParseGeneration(w.Generation)
+	p.info = Info{Pid: w.Pid, Version: w.Version, Description: w.Generation}
+	changed := false
 	if w.conn != nil {
 		p.conn = w.conn
 		p.m.connected.Set(1)
-		p.identify(w.info)
+		changed = p.identify(w.info)
 		p.replaced(old)
 	}
 	for name := range w.Loaded.Backends {
@@ -264,6 +267,9 @@ func (p *Proxy) replay(ctx context.Context, s *snapshot, w *loadedWorker) {
 	}
 	_, keys := p.touchedSince(s.clock)
 	p.know(s, w)
+	if changed { // HAProxy was upgraded by this reload: it has what its predecessor understood
+		p.forget(ReasonStructure)
+	}
 	p.arrived(LaneSlow, s.waited)
 	if p.conn == nil {
 		p.reconnect() // which compares everything
@@ -282,9 +288,9 @@ func drains(b *Backend) bool {
 // know notes that the worker has loaded w.Loaded, made from what was wanted in s, and
 // compares with it what is wanted now.
 func (p *Proxy) know(s *snapshot, w *loadedWorker) {
-	p.known, p.ourFile, p.proven = true, true, s.renderer
+	p.known, p.ourFile, p.proven, p.provenText = true, true, s.renderer, s.template
 	clear(p.dirty)
-	if p.renderer != s.renderer {
+	if p.renderer != s.renderer && p.template != s.template {
 		p.mark(part{partTemplate, ""}, ReasonTemplate)
 	}
 	p.global.loaded, p.global.written = s.global, w.Loaded.Global
@@ -342,7 +348,7 @@ func (p *Proxy) reloadFailed(s *snapshot, err error) {
 	if s.renderer == p.renderer && p.renderer != p.proven && p.proven != nil && p.known {
 		// The new template may be what HAProxy refused. Nothing else shall wait for it.
 		p.log.Error("template given up, the last good one is used")
-		p.renderer = p.proven
+		p.renderer, p.template = p.proven, p.provenText
 		p.mark(part{partTemplate, ""}, "")
 		p.fresh = true
 	}

@@ -91,6 +91,11 @@ func (p *Proxy) Adopt(ctx context.Context) error {
 	if err != nil {
 		if errors.Is(err, ErrUnreachable) {
 			p.mark(part{partAll, ""}, ReasonStart) // the first change starts it, where that is ours to do
+			if p.supervisor != nil {
+				if v, err := BinaryVersion(ctx, p.opts.Binary); err == nil {
+					p.adapt(CapabilitiesOf(v))
+				}
+			}
 			p.reconnect()
 		}
 		return err
@@ -105,10 +110,10 @@ func (p *Proxy) install(ctx context.Context, w *worker) {
 	p.disconnect()
 	p.conn = w.conn
 	p.m.connected.Set(1)
-	p.identify(w.info)
+	changed := p.identify(w.info)
 	structure, seq, ours := ParseGeneration(w.info.Description)
 	switch {
-	case p.known && ours && structure == p.structure:
+	case p.known && ours && structure == p.structure && !changed:
 		// What we loaded: reconnected, restarted, or reloaded from the file that we wrote.
 	case !ours:
 		p.forget(ReasonTakeover)
@@ -150,17 +155,22 @@ func (p *Proxy) install(ctx context.Context, w *worker) {
 	p.arrived(LaneFast, waited)
 }
 
-// identify takes in who answers.
-func (p *Proxy) identify(info Info) {
+// identify takes in who answers. It reports whether that one has other capabilities than
+// the last: then what we rendered is not what we would render for it.
+func (p *Proxy) identify(info Info) (changed bool) {
 	p.info = info
 	v, err := ParseVersion(info.Version)
 	if err != nil {
 		p.log.Warn("HAProxy says no version that makes sense; treated as the oldest", "version", info.Version)
 		v = Version{2, 2}
 	}
-	caps := CapabilitiesOf(v)
+	return p.adapt(CapabilitiesOf(v))
+}
+
+// adapt renders and commands for a HAProxy of these capabilities from now on.
+func (p *Proxy) adapt(caps Capabilities) (changed bool) {
 	if caps == p.caps {
-		return
+		return false
 	}
 	p.caps = caps
 	for _, l := range (Capabilities{}).lacks() {
@@ -168,11 +178,12 @@ func (p *Proxy) identify(info Info) {
 	}
 	for _, l := range caps.lacks() {
 		p.m.degraded.WithLabelValues(l.name).Set(1)
-		p.log.Info("this HAProxy version is served in another way", "version", info.Version, "effect", l.effect)
+		p.log.Info("this HAProxy version is served in another way", "version", caps.Version, "effect", l.effect)
 	}
 	if err := p.newRenderer(p.template); err != nil {
-		p.log.Error("template does not serve this HAProxy version", "version", info.Version, "err", err)
+		p.log.Error("template does not serve this HAProxy version", "version", caps.Version, "err", err)
 	}
+	return true
 }
 
 // convergeAll brings the worker to all that is wanted, as far as commands can.
