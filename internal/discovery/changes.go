@@ -12,6 +12,7 @@ import (
 // they have in common is the version of the change.
 type changes struct {
 	known map[string]*change // by version
+	next  time.Time          // when the first of them is due, zero for never
 }
 
 // change is one change of definitions.
@@ -62,7 +63,8 @@ func (c *changes) apply(e *event, s *state) {
 	case groupChange:
 		ch := c.at(e.version, e.received)
 		if ch.group == "" {
-			ch.group, ch.due = e.group, e.received.Add(companionWait)
+			ch.group = e.group
+			c.wait(ch, e.received.Add(companionWait))
 		}
 	case deploymentInfo, deploymentStep, deploymentSuccess, deploymentFailed:
 		if e.version == "" {
@@ -71,7 +73,7 @@ func (c *changes) apply(e *event, s *state) {
 		ch, seen := c.known[e.version]
 		if !seen {
 			ch = c.at(e.version, e.received)
-			ch.due = e.received.Add(groupWait)
+			c.wait(ch, e.received.Add(groupWait))
 		}
 		for _, id := range e.apps {
 			if !slices.Contains(ch.apps, id) {
@@ -79,7 +81,7 @@ func (c *changes) apply(e *event, s *state) {
 			}
 		}
 		if e.typ != deploymentInfo && !ch.settled {
-			ch.due = e.received // it is under way or done: the definitions can be read
+			c.wait(ch, e.received) // it is under way or done: the definitions can be read
 		}
 	case appTerminated:
 		s.want(e.app, debounce)
@@ -96,27 +98,33 @@ func (c *changes) at(version string, now time.Time) *change {
 	return ch
 }
 
+func (c *changes) wait(ch *change, until time.Time) {
+	ch.due = until
+	c.next = sooner(c.next, until)
+}
+
 // due returns what has to be read by now, and when to ask again (zero: never).
 func (c *changes) due(now time.Time) (reloads []reload, next time.Time) {
+	if c.next.IsZero() || c.next.After(now) {
+		return nil, c.next
+	}
+	c.next = time.Time{}
 	for _, ch := range c.known {
-		if ch.settled || ch.due.IsZero() {
-			continue
-		}
-		if ch.due.After(now) {
-			if next.IsZero() || ch.due.Before(next) {
-				next = ch.due
+		switch {
+		case ch.settled || ch.due.IsZero():
+		case ch.due.After(now):
+			c.next = sooner(c.next, ch.due)
+		default:
+			ch.settled = true
+			if len(ch.apps) > 0 {
+				reloads = append(reloads, reload{apps: ch.apps})
+			} else if ch.group != "" {
+				reloads = append(reloads, reload{group: ch.group})
 			}
-			continue
-		}
-		ch.settled = true
-		if len(ch.apps) > 0 {
-			reloads = append(reloads, reload{apps: ch.apps})
-		} else if ch.group != "" {
-			reloads = append(reloads, reload{group: ch.group})
 		}
 	}
 	if len(c.known) > 64 {
 		maps.DeleteFunc(c.known, func(_ string, ch *change) bool { return ch.expires.Before(now) })
 	}
-	return reloads, next
+	return reloads, c.next
 }

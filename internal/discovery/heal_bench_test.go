@@ -12,16 +12,16 @@ import (
 // the whole picture was read, on real sockets. The metric ms/heal is the time from the
 // moment at which Marathon can be reached.
 func BenchmarkHeal(b *testing.B) {
-	for name, fault := range map[string]func(c *marathontest.Cluster, i int) error{
-		"fault=dropped-stream": func(c *marathontest.Cluster, _ int) error {
+	for name, fault := range map[string]func(c *marathontest.Cluster) error{
+		"fault=dropped-stream": func(c *marathontest.Cluster) error {
 			c.CutStreams(true)
 			return nil
 		},
-		"fault=restart": func(c *marathontest.Cluster, i int) error {
+		"fault=restart": func(c *marathontest.Cluster) error {
 			c.Stop(c.Leader(), marathontest.Reset)
 			return c.Resume(c.Leader())
 		},
-		"fault=leader-change": func(c *marathontest.Cluster, i int) error { return c.Elect(1 - c.Leader()) },
+		"fault=leader-change": func(c *marathontest.Cluster) error { return c.Elect(1 - c.Leader()) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			c := marathontest.New(marathontest.Options{Nodes: 2})
@@ -59,13 +59,10 @@ func BenchmarkHeal(b *testing.B) {
 			for b.Loop() {
 				// A stream that ends at once is taken for a node that is not ready yet.
 				b.StopTimer()
-				for lived := time.NewTimer(1100 * time.Millisecond); ; {
-					<-lived.C
-					break
-				}
+				<-time.After(1100 * time.Millisecond)
 				b.StartTimer()
 				began := time.Now()
-				if err := fault(c, n); err != nil {
+				if err := fault(c); err != nil {
 					b.Fatal(err)
 				}
 				healed(began)

@@ -13,8 +13,8 @@ import (
 	"unique"
 )
 
-// maxAnswer bounds an answer that holds all apps: 100 000 tasks are some 80 MB.
-const maxAnswer = 512 << 20
+// maxPicture bounds an answer that holds all apps: 100 000 tasks are some 80 MB.
+const maxPicture = 512 << 20
 
 // appData is one app of an answer, with its tasks.
 type appData struct {
@@ -125,7 +125,7 @@ type wireTask struct {
 // An answer that a proxy cut looks complete to HTTP: only the end of the JSON proves
 // that it was not, so what fn was given counts as the whole only when the error is nil.
 func decodeApps(r io.Reader, fn func(appData) error) error {
-	d := json.NewDecoder(io.LimitReader(r, maxAnswer))
+	d := json.NewDecoder(io.LimitReader(r, maxPicture))
 	if err := expect(d, '{'); err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func decodeApps(r io.Reader, fn func(appData) error) error {
 
 // decodeBare reads an app that is not wrapped into anything, as an old version is told.
 func decodeBare(r io.Reader) (a appData, err error) {
-	err = decodeApp(json.NewDecoder(io.LimitReader(r, maxAnswer)), func(d appData) error {
+	err = decodeApp(json.NewDecoder(io.LimitReader(r, maxPicture)), func(d appData) error {
 		a = d
 		return d.broken
 	})
