@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"bridged/internal/haproxy/haproxytest"
+	"bridged/templates"
 )
 
 // start publishes backend web with the given servers and returns its port.
@@ -590,4 +591,68 @@ func TestSaveFails(t *testing.T) {
 	r.settle()
 	r.hap.Restart(t)
 	r.wantServed(port, "b")
+}
+
+// A HAProxy that comes back in another version is given what that version understands,
+// and its servers the strategy that is right there.
+func TestHAProxyUpgraded(t *testing.T) {
+	old, newest := haproxytest.Default(t), haproxytest.Newest(t)
+	if old.Path == newest.Path {
+		t.Skipf("only HAProxy %s is here", old.Name())
+	}
+	r := newDriver(t, old)
+	port, change := r.start(4)
+	r.hap.Binary = newest
+	r.hap.Restart(t)
+	r.wantServed(port, "a", "b") // from the file, slots and all
+	r.until("the other version is adopted", func() bool { return r.caps.Version == Version{newest.Major, newest.Minor} })
+	r.settle()
+	r.wantServed(port, "a", "b")
+	added := testutil.ToFloat64(r.m.commands[AddServer][done])
+	res := r.apply(change(2, 3))
+	if more := testutil.ToFloat64(r.m.commands[AddServer][done]) - added; res.Lane != LaneFast || more != 2 {
+		t.Errorf("%+v, %v servers added; want two in the fast lane", res, more)
+	}
+	r.wantServed(port, "c", "d")
+	r.until("nothing is left over", func() bool { return len(r.leftovers) == 0 })
+	if st := r.Status(); st.Servers["ready"] != 2 || st.Servers["spare"]+st.Servers["retired"] != 0 {
+		t.Errorf("servers %v, want two ready and no others", st.Servers)
+	}
+}
+
+// A template is used when HAProxy takes it; one that does not parse changes nothing, and one
+// that HAProxy refuses is given up, so that nothing else waits for it.
+func TestSetTemplate(t *testing.T) {
+	r := newDriver(t, haproxytest.Default(t))
+	port, change := r.start(3)
+	good := templates.HAProxy
+	if err := r.SetTemplate(t.Context(), good+"{{"); !errors.Is(err, ErrTemplate) {
+		t.Errorf("error %v, want %v", err, ErrTemplate)
+	}
+	if !r.Status().Matches {
+		t.Errorf("a template that does not parse: %+v", r.Status())
+	}
+	reloads := r.hap.Reloads(t)
+	if err := r.SetTemplate(t.Context(), strings.Replace(good, "global\n", "global\n  no-such-keyword\n", 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.until("it is given up", func() bool { return r.Status().LastError != "" && !r.reloading })
+	r.apply(change(2))
+	r.settle()
+	r.wantServed(port, "c")
+	if got := r.hap.Reloads(t) - reloads; got != 0 {
+		t.Errorf("%d reloads of a template that HAProxy refuses", got)
+	}
+	if err := r.SetTemplate(t.Context(), strings.Replace(good, "global\n", "global\n  # of our own\n", 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	if text, err := os.ReadFile(r.hap.ConfigFile); err != nil || !strings.Contains(string(text), "# of our own") {
+		t.Errorf("the new template is not in use (%v)", err)
+	}
+	r.apply(change(0))
+	r.settle()
+	if text, err := os.ReadFile(r.hap.ConfigFile); err != nil || !strings.Contains(string(text), "# of our own") {
+		t.Errorf("a save has lost the new template (%v)", err)
+	}
 }
