@@ -87,6 +87,9 @@ func (a *attempt) verdicts() []Rejected {
 // section of the operator's own, or a port that another process holds. Of the bridge's own
 // sections it takes out the listeners. It reports whether there was anything.
 func (a *attempt) preflight() (found bool, err error) {
+	if len(a.out.foreign.names) == 0 && !a.addsBinds() {
+		return false, nil
+	}
 	old, theirs := indexBinds(a.req.OldBinds), indexBinds(a.out.foreign.binds)
 	see := func(s *Section) {
 		if a.out.foreign.names[s.Name] && s.Kind != KindUserlist {
@@ -123,6 +126,15 @@ func (a *attempt) preflight() (found bool, err error) {
 		see(&b.Section)
 	}
 	return found, err
+}
+
+// addsBinds reports whether there is a listener that the running worker does not have.
+func (a *attempt) addsBinds() bool {
+	old := make(map[Bind]bool, len(a.req.OldBinds))
+	for _, b := range a.req.OldBinds {
+		old[b] = true
+	}
+	return slices.ContainsFunc(a.out.Binds, func(b Bind) bool { return !old[b] })
 }
 
 // withoutBinds is cfg without some listeners of frontends.
