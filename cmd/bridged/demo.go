@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"bridged/internal/bridge"
@@ -76,6 +77,7 @@ type demo struct {
 	backends *marathontest.Backends
 	probes   *probes
 	bridge   *bridge.Bridge
+	registry *prometheus.Registry
 	log      *os.File
 
 	cancel  context.CancelFunc // ends bridged
@@ -90,7 +92,7 @@ func startDemo(ctx context.Context, binary string, stdout, stderr io.Writer, ver
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{say: &teller{w: stdout, start: time.Now()}, dir: dir, backends: &marathontest.Backends{}}
+	d := &demo{say: &teller{w: stdout, start: time.Now()}, dir: dir, backends: &marathontest.Backends{}, registry: prometheus.NewRegistry()}
 	d.probes = newProbes(d.say)
 	defer func() {
 		if err != nil {
@@ -143,10 +145,12 @@ log: {level: debug}
 		logTo = io.MultiWriter(d.log, stderr)
 	}
 	d.bridge, err = bridge.New(bridge.Options{
-		Config:  cfg,
-		Load:    load,
-		Version: version,
-		Logger:  slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Config:        cfg,
+		Load:          load,
+		Version:       version,
+		Registry:      d.registry,
+		HAProxyOutput: d.log,
+		Logger:        slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
 		return nil, err
@@ -168,7 +172,7 @@ func (d *demo) stop() error {
 		errs = append(errs, d.failed)
 	}
 	// It outlives bridged by design, so it is ended here.
-	errs = append(errs, stopHAProxy(filepath.Join(d.dir, "master.sock")))
+	errs = append(errs, stopHAProxy(d.dir))
 	if d.marathon != nil {
 		d.marathon.Close()
 		d.backends.Wait()
@@ -180,58 +184,42 @@ func (d *demo) stop() error {
 	return errors.Join(errs...)
 }
 
-// stopHAProxy ends the HAProxy behind a master socket, if there is one.
-func stopHAProxy(socket string) error {
-	pid, err := masterPid(socket)
-	if err != nil {
-		return nil // none was started, or it is gone already
-	}
+// stopHAProxy ends the HAProxy that runs from dir. Its master may be in the middle of a
+// reload, when it answers to nobody, so its processes are found by their command lines,
+// which name dir.
+func stopHAProxy(dir string) error {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		if err := syscall.Kill(pid, sig); err != nil {
-			return nil
-		}
 		for deadline := time.Now().Add(demoStop); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if ended(pid) {
+			pids := processesOf(dir)
+			if len(pids) == 0 {
 				return nil
+			}
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, sig) // gone meanwhile is as good
 			}
 		}
 	}
-	return fmt.Errorf("haproxy (pid %d) does not end; kill it", pid)
+	return fmt.Errorf("haproxy does not end (processes %v); kill it", processesOf(dir))
 }
 
-// masterPid asks a master for its process: `show proc` lists it first.
-func masterPid(socket string) (int, error) {
-	conn, err := net.DialTimeout("unix", socket, time.Second)
+// processesOf lists the processes, other than ours, with a file below dir as argument.
+func processesOf(dir string) (pids []int) {
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, err
+		return nil
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
-		return 0, err
-	}
-	if _, err := io.WriteString(conn, "show proc;quit\n"); err != nil {
-		return 0, err
-	}
-	reply, err := io.ReadAll(conn)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(reply)) {
-		if f := strings.Fields(line); len(f) > 1 && f[1] == "master" {
-			return strconv.Atoi(f[0])
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		// Empty for a process that is dead and not waited for yet.
+		args, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if err == nil && strings.Contains(string(args), "\x00"+dir+"/") {
+			pids = append(pids, pid)
 		}
 	}
-	return 0, fmt.Errorf("%s names no master", socket)
-}
-
-// ended reports whether a process is gone, or dead and not waited for yet.
-func ended(pid int) bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return true
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return strings.HasPrefix(rest, "Z")
+	return pids
 }
 
 // teller prints lines with the time since the start.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -70,6 +71,8 @@ func TestBadInputAtStart(t *testing.T) {
 				return
 			}
 			io.WriteString(conn, "220 mail.example.com ESMTP\r\n")
+			bufio.NewReader(conn).ReadString('\n')
+			io.WriteString(conn, "500 command not recognised\r\n")
 			conn.Close()
 		}
 	}()

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"bridged/internal/bridge"
@@ -59,7 +61,7 @@ func (d *demo) tour(ctx context.Context) error {
 	if _, err := d.probes.await(ctx, mark, "live", "/web", 2); err != nil {
 		return err
 	}
-	reloads, err := d.reloads(ctx)
+	reloads, err := d.reloads()
 	if err != nil {
 		return err
 	}
@@ -94,11 +96,11 @@ func (d *demo) tour(ctx context.Context) error {
 	if err := d.settle(ctx); err != nil {
 		return err
 	}
-	after, err := d.reloads(ctx)
+	after, err := d.reloads()
 	if err != nil {
 		return err
 	}
-	d.say.line("  reloads for all of that: %d", after-reloads)
+	d.say.line("  reloads for all of that: %s", difference(reloads, after))
 
 	d.say.line("deploy /api with 3 tasks and a health check on service port %d", api)
 	mark = d.probes.mark()
@@ -216,9 +218,65 @@ func (d *demo) await(ctx context.Context, what string, ok func(*bridge.State) bo
 	}
 }
 
-func (d *demo) reloads(ctx context.Context) (int, error) {
-	s, err := d.bridge.State(ctx)
-	return s.HAProxy.Reloads, err
+// reloads counts bridged's reloads of HAProxy by reason.
+func (d *demo) reloads() (map[string]int, error) {
+	families, err := d.registry.Gather()
+	if err != nil {
+		return nil, fmt.Errorf("read bridged's metrics: %w", err)
+	}
+	count := map[string]int{}
+	for _, f := range families {
+		if f.GetName() != "bridged_reloads_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "reason" {
+					count[l.GetValue()] += int(m.GetCounter().GetValue())
+				}
+			}
+		}
+	}
+	return count, nil
+}
+
+// difference says how many reloads came between two counts, and why.
+func difference(before, after map[string]int) string {
+	n := 0
+	var why []string
+	for _, reason := range slices.Sorted(maps.Keys(after)) {
+		if d := after[reason] - before[reason]; d > 0 {
+			n += d
+			why = append(why, reason)
+		}
+	}
+	if n == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", n, strings.Join(why, ", "))
+}
+
+// latency says what bridged itself measured, from an event's bytes to HAProxy's answer.
+func (d *demo) latency() error {
+	families, err := d.registry.Gather()
+	if err != nil {
+		return fmt.Errorf("read bridged's metrics: %w", err)
+	}
+	for _, f := range families {
+		if f.GetName() != "bridged_event_to_live_seconds" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			h := m.GetHistogram()
+			if h.GetSampleCount() == 0 || len(m.GetLabel()) == 0 {
+				continue
+			}
+			mean := time.Duration(h.GetSampleSum() / float64(h.GetSampleCount()) * float64(time.Second))
+			d.say.text("bridged's own measure, event read to HAProxy acknowledged, %s lane: %s on average of %d",
+				m.GetLabel()[0].GetValue(), millis(mean), h.GetSampleCount())
+		}
+	}
+	return nil
 }
 
 // servers prints what HAProxy routes to.
@@ -233,7 +291,8 @@ func (d *demo) servers(ctx context.Context) error {
 			d.say.text("%-12s %-8d %-22s %s", svc.Proxy, svc.Port, srv.Addr, srv.State)
 		}
 	}
-	return nil
+	d.say.text("")
+	return d.latency()
 }
 
 // invite says what can be tried while everything runs.

@@ -50,7 +50,10 @@ type Options struct {
 	Watchdog time.Duration
 
 	Registry *prometheus.Registry // nil: one of its own
-	Resolver discovery.Resolver   // nil: the system's
+	// HAProxyOutput is where a supervised HAProxy writes what it says; nil: our stderr. It
+	// outlives us, so it must not be a pipe.
+	HAProxyOutput *os.File
+	Resolver      discovery.Resolver // nil: the system's
 }
 
 // Bridge is one Marathon joined to one HAProxy. Its fields below loop belong to the
@@ -153,6 +156,7 @@ func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error
 		SaveDelay:         h.SaveDelay,
 		Drain:             cfg.Drain,
 		Slots:             h.Slots,
+		Stderr:            opts.HAProxyOutput,
 		Logger:            opts.Logger,
 		Registerer:        opts.Registry,
 	})
