@@ -27,7 +27,7 @@ func Diff(have *Inventory, want *Want, opt DiffOptions) (*Plan, error) {
 	p.prepare()
 	p.removeRules()
 	p.removeExtras(true)
-	p.create()
+	p.restore()
 	p.repair()
 	p.roll()
 	p.removeExtras(false)
@@ -256,33 +256,12 @@ func (p *planner) prepare() {
 // idle reports a cluster without any node, which needs no folder either.
 func (p *planner) idle() bool { return len(p.want.Nodes) == 0 }
 
-// create makes missing nodes: all at once, except that members of a quorum
-// that already works join it one after the other.
-func (p *planner) create() {
-	working := false
-	for i := range p.verdicts {
-		v := &p.verdicts[i]
-		working = working || v.machine != nil && v.node.Quorum() && v.machine.Power == PoweredOn && v.machine.Report.Phase == PhaseReady
+// title names nodes for a stage.
+func title(nodes []*Node) string {
+	if len(nodes) > 1 {
+		return fmt.Sprintf("%s and %d more", nodes[0].Name, len(nodes)-1)
 	}
-	var together []Step
-	var alone []*verdict
-	for i := range p.verdicts {
-		v := &p.verdicts[i]
-		if v.action != ActionCreate {
-			continue
-		}
-		p.change(ActionCreate, "vm", v.node.Name, v.node.describe(), v.why...)
-		if working && v.node.Quorum() {
-			alone = append(alone, v)
-		} else {
-			together = append(together, step(StepCreate, v.node, nil, v.why[0]), step(StepWait, v.node, nil, "it was created"))
-		}
-	}
-	p.stage("create", together...)
-	for _, v := range alone {
-		p.stage("create "+v.node.Name, step(StepCreate, v.node, nil, v.why[0]), step(StepWait, v.node, nil, "it was created"))
-		p.gate("check "+v.node.Name+" joined", "", v.node)
-	}
+	return nodes[0].Name
 }
 
 // repair does what can be done to living machines without disturbing them.
@@ -290,16 +269,9 @@ func (p *planner) repair() {
 	var steps []Step
 	for i := range p.verdicts {
 		v := &p.verdicts[i]
-		if v.action != ActionRepair && v.action != ActionChange {
-			continue
-		}
-		p.change(v.action, "vm", v.node.Name, "", v.why...)
-		reason := strings.Join(v.why, "; ")
-		if len(v.why) > 1 || !v.start {
-			steps = append(steps, step(StepReconfigure, v.node, v.machine, reason))
-		}
-		if v.start {
-			steps = append(steps, step(StepPower, v.node, v.machine, reason), step(StepWait, v.node, v.machine, "it was started"))
+		if (v.action == ActionRepair || v.action == ActionChange) && !v.lost() {
+			p.change(v.action, "vm", v.node.Name, "", v.why...)
+			steps = append(steps, v.steps()...)
 		}
 	}
 	p.stage("repair", steps...)

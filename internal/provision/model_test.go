@@ -18,14 +18,79 @@ type model struct {
 	inv   Inventory        // guarded by mu, as all below
 	fail  map[string]error // by step ID, taken away once it happened
 	log   []string
+	dying bool           // the cluster is destroyed: its quorum may go
 	guest func(*Machine) // what a guest does when it is powered on
 }
 
 func newModel(cluster string) *model {
 	return &model{
 		inv: Inventory{Cluster: cluster, Server: "model"}, fail: map[string]error{},
-		guest: func(m *Machine) { m.Report = Report{Generation: m.Marks.Generation, Phase: PhaseReady} },
+		guest: func(m *Machine) { m.Report = Report{Generation: m.Marks.Generation, Phase: PhaseServices} },
 	}
+}
+
+// settle lets guests become ready: slaves at once, members of the quorum when a
+// majority of it is up, as real ones do.
+func (m *model) settle() {
+	up, total := 0, 0
+	for i := range m.inv.Machines {
+		if x := &m.inv.Machines[i]; x.member() {
+			total = max(total, len(strings.Fields(x.Marks.Spec["zookeeper"])))
+			if x.up() {
+				up++
+			}
+		}
+	}
+	for i := range m.inv.Machines {
+		if x := &m.inv.Machines[i]; x.up() && (!x.member() || up > total/2) {
+			x.Report.Phase = PhaseReady
+		}
+	}
+}
+
+func (x *Machine) member() bool { return slices.Contains(x.Marks.Roles, RoleZooKeeper) }
+
+func (x *Machine) up() bool { return x.Power == PoweredOn && x.Report.Phase != PhaseFailed }
+
+// modelGuests holds the gates of a plan against the model, and fails where real
+// ones would wait for ever.
+type modelGuests struct {
+	*model
+	want *Want
+}
+
+func (g modelGuests) Apply(_ context.Context, stage *Stage, run Run) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.settle()
+	ready := map[string]bool{}
+	for i := range g.inv.Machines {
+		ready[g.inv.Machines[i].Name] = g.inv.Machines[i].up() && g.inv.Machines[i].Report.Phase == PhaseReady
+	}
+	for _, s := range stage.Steps {
+		if s.Kind != StepGate {
+			continue
+		}
+		if s.Gate.Without != "" {
+			members, well := 0, 0
+			for _, n := range g.want.With(RoleZooKeeper) {
+				members++
+				if ready[n.Name] && n.Name != s.Gate.Without {
+					well++
+				}
+			}
+			if members > 1 && well < members/2+1 {
+				return fmt.Errorf("%s: only %d of %d serve", s.ID, well, members)
+			}
+			continue
+		}
+		for _, n := range s.Gate.Nodes {
+			if !ready[n] {
+				return fmt.Errorf("%s: %s is not ready", s.ID, n)
+			}
+		}
+	}
+	return nil
 }
 
 func (m *model) Inventory(context.Context, Scope) (*Inventory, error) {
@@ -44,8 +109,14 @@ func (m *model) Apply(_ context.Context, stage *Stage, run Run) error {
 	defer m.mu.Unlock()
 	var errs []error
 	broken := map[string]bool{}
-	for i := range stage.Steps {
-		s := &stage.Steps[i]
+	// Nodes of a stage run at once, so all are made before any is waited for.
+	steps := slices.Clone(stage.Steps)
+	slices.SortStableFunc(steps, func(a, b Step) int {
+		order := map[StepKind]int{StepWait: 1}
+		return order[a.Kind] - order[b.Kind]
+	})
+	for i := range steps {
+		s := &steps[i]
 		if broken[s.Node] && s.Node != "" {
 			run.Report(Event{Step: s.ID, Node: s.Node, State: StateSkipped})
 			continue
@@ -71,7 +142,31 @@ func (m *model) find(name string) int {
 	return slices.IndexFunc(m.inv.Machines, func(x Machine) bool { return x.Name == name })
 }
 
+// quorumWithout says whether the quorum, if there is one, bears the loss of x.
+func (m *model) quorumWithout(x *Machine) error {
+	others, total := 0, 0
+	for i := range m.inv.Machines {
+		if o := &m.inv.Machines[i]; o.member() {
+			total = max(total, len(strings.Fields(o.Marks.Spec["zookeeper"])))
+			if o.Name != x.Name && o.up() && o.Report.Phase == PhaseReady {
+				others++
+			}
+		}
+	}
+	if total > 1 && others < total/2+1 {
+		return fmt.Errorf("the quorum is lost: without %s only %d of %d members work", x.Name, others, total)
+	}
+	return nil
+}
+
 func (m *model) do(s *Step) error {
+	if (s.Kind == StepDelete || s.Kind == StepRestart) && !m.dying {
+		if at := m.find(s.Have.Name); at >= 0 && m.inv.Machines[at].member() && m.inv.Machines[at].Report.Phase == PhaseReady && m.inv.Machines[at].up() {
+			if err := m.quorumWithout(&m.inv.Machines[at]); err != nil {
+				return err
+			}
+		}
+	}
 	switch s.Kind {
 	case StepFolder:
 		m.inv.Folder = s.Object
@@ -95,11 +190,10 @@ func (m *model) do(s *Step) error {
 			m.guest(x)
 		}
 	case StepWait:
-		at := m.find(s.Node)
-		if at < 0 || m.inv.Machines[at].Report.Phase == PhaseFailed {
+		m.settle()
+		if at := m.find(s.Node); at < 0 || m.inv.Machines[at].Report.Phase != PhaseReady {
 			return fmt.Errorf("%s is not ready", s.Node)
 		}
-		m.guest(&m.inv.Machines[at])
 	case StepDelete:
 		m.inv.Machines = slices.DeleteFunc(m.inv.Machines, func(x Machine) bool { return x.Name == s.Have.Name })
 		m.inv.Images = slices.DeleteFunc(m.inv.Images, func(x Machine) bool { return x.Name == s.Have.Name })
@@ -210,7 +304,7 @@ func wantOf(t testing.TB, text string) *Want {
 // apply runs one plan against the model.
 func (m *model) apply(t testing.TB, w *Want, plan *Plan) error {
 	t.Helper()
-	r := &Runner{Provider: m, Render: asked, Secrets: func(name string) (string, error) { return "s3cret-" + name, nil }, Now: func() time.Time { return time.Unix(0, 0) }}
+	r := &Runner{Provider: m, Guests: modelGuests{m, w}, Render: asked, Secrets: func(name string) (string, error) { return "s3cret-" + name, nil }, Now: func() time.Time { return time.Unix(0, 0) }}
 	return r.Run(t.Context(), w, plan, nil, Run{Report: func(Event) {}})
 }
 

@@ -158,7 +158,7 @@ func TestDiffLaws(t *testing.T) {
 		for _, s := range plan.Stages {
 			down := 0
 			for _, step := range s.Steps {
-				if (step.Kind == StepDelete || step.Kind == StepRestart) && step.Want != nil && step.Want.Quorum() {
+				if (step.Kind == StepDelete || step.Kind == StepRestart) && step.Want != nil && step.Want.Quorum() && step.Have.up() {
 					down++
 				}
 			}
@@ -177,6 +177,43 @@ func TestDiffLaws(t *testing.T) {
 			}
 		}
 		m.converge(t, w, DiffOptions{})
+	}
+}
+
+// TestQuorumIsRevived: whichever members of an ensemble of five are missing,
+// off or failed, and whatever else the blueprint changes on them, plans bring
+// the cluster back without ever waiting for a majority that can't come, and
+// without taking a working member down when the rest would not do.
+func TestQuorumIsRevived(t *testing.T) {
+	five := strings.Replace(examples.Dev, "count: 3  ", "count: 5  ", 1)
+	states := []func(*model, int){
+		func(*model, int) {},
+		func(m *model, i int) { m.inv.Machines = slices.Delete(m.inv.Machines, i, i+1) },
+		func(m *model, i int) { m.inv.Machines[i].Power = PoweredOff },
+		func(m *model, i int) { m.inv.Machines[i].Report.Phase = PhaseFailed },
+	}
+	base, first := newModel("dev"), wantOf(t, five)
+	base.converge(t, first, DiffOptions{})
+	for _, w := range []*Want{
+		first,
+		wantOf(t, strings.Replace(five, "size: small", "size: large", 1)),
+		wantOf(t, strings.Replace(five, "distro: mesos-1.11", "distro: mesos-1.5", 1)),
+	} {
+		for code := range 1024 { // four states of five members
+			m := newModel("dev")
+			m.inv = base.inv
+			m.inv.Machines, m.inv.Rules = slices.Clone(base.inv.Machines), slices.Clone(base.inv.Rules)
+			for i := range m.inv.Machines {
+				m.inv.Machines[i].NICs = slices.Clone(m.inv.Machines[i].NICs)
+			}
+			for member, rest := 0, code; member < 5; member, rest = member+1, rest/4 {
+				states[rest%4](m, m.find(fmt.Sprintf("dev-master-%d", member)))
+			}
+			m.converge(t, w, DiffOptions{})
+		}
+		if testing.Short() {
+			break
+		}
 	}
 }
 
@@ -228,6 +265,7 @@ func TestDestroyRemovesAllAndOnlyOurs(t *testing.T) {
 	w := wantOf(t, strings.ReplaceAll(examples.Prod, "protect: true", "protect: false"))
 	m.converge(t, w, DiffOptions{})
 	have, _ := m.Inventory(t.Context(), ScopeCluster)
+	m.dying = true
 	if err := m.apply(t, w, Destroy(have, "prod")); err != nil {
 		t.Fatal(err)
 	}
@@ -238,6 +276,7 @@ func TestDestroyRemovesAllAndOnlyOurs(t *testing.T) {
 	if p := Destroy(have, "prod"); len(p.Stages) > 0 {
 		t.Errorf("a second destroy plans %s", p.Summary())
 	}
+	m.dying = false
 
 	m.converge(t, w, DiffOptions{})
 	m.inv.Foreign = []Foreign{{Name: "pet", Kind: "vm", Path: "/DC0/vm/clusters/prod/pet"}}

@@ -15,7 +15,7 @@ func (p *planner) roll() {
 	slaves := map[string][]*verdict{}
 	for i := range p.verdicts {
 		v := &p.verdicts[i]
-		if v.action != ActionRestart && v.action != ActionReplace {
+		if v.action != ActionRestart && v.action != ActionReplace || v.lost() {
 			continue
 		}
 		p.change(v.action, "vm", v.node.Name, v.node.describe(), v.why...)
@@ -43,19 +43,15 @@ func (p *planner) roll() {
 	}
 }
 
-// order puts what is broken first, because it holds nothing any more, and
-// leaders last, so that leadership moves once.
+// order puts leaders last, so that leadership moves once.
 func (p *planner) order(vs []*verdict) {
-	key := func(v *verdict) int {
-		switch {
-		case v.machine.Report.Phase == PhaseFailed || v.machine.Power != PoweredOn:
-			return 0
-		case slices.Contains(p.opt.Last, v.node.Name):
-			return 2
+	last := func(v *verdict) int {
+		if slices.Contains(p.opt.Last, v.node.Name) {
+			return 1
 		}
-		return 1
+		return 0
 	}
-	slices.SortStableFunc(vs, func(a, b *verdict) int { return cmp.Compare(key(a), key(b)) })
+	slices.SortStableFunc(vs, func(a, b *verdict) int { return cmp.Compare(last(a), last(b)) })
 }
 
 // verb names what happens to a node, for a stage.
@@ -64,19 +60,6 @@ func (v *verdict) verb() string {
 		return "replace"
 	}
 	return "restart"
-}
-
-// steps takes the machine down and brings it back, changed.
-func (v *verdict) steps() []Step {
-	reason := strings.Join(v.why, "; ")
-	if v.action == ActionReplace {
-		return []Step{
-			step(StepDelete, v.node, v.machine, reason),
-			step(StepCreate, v.node, nil, reason),
-			step(StepWait, v.node, nil, "it was created"),
-		}
-	}
-	return []Step{step(StepRestart, v.node, v.machine, reason), step(StepWait, v.node, v.machine, "it was restarted")}
 }
 
 // one changes a single node between two gates.
@@ -93,7 +76,7 @@ func (p *planner) one(v *verdict, i, n int) {
 	p.gate("check "+v.node.Name, "", append(p.peers(v.node), v.node)...)
 }
 
-// peers are the other nodes that share a role other than slave with n and exist.
+// peers are the other nodes that share a role other than slave with n.
 func (p *planner) peers(n *Node) []*Node {
 	var peers []*Node
 	for i := range p.verdicts {
@@ -145,10 +128,7 @@ func (p *planner) batch(g *Group, vs []*verdict, done int) {
 		}
 		change = append(change, v.steps()...)
 	}
-	title := nodes[0].Name
-	if len(vs) > 1 {
-		title = fmt.Sprintf("%s and %d more", title, len(vs)-1)
-	}
+	title := title(nodes)
 	if done < g.Strategy.Canary {
 		title += " (canary)"
 	}

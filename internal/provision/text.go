@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -64,28 +65,28 @@ func (p *Plan) Summary() string {
 
 // alike counts the leading changes that share a line.
 func alike(changes []Change) int {
-	group, what := changes[0].story()
+	group, index, what := changes[0].story()
 	n := 1
 	for ; n < len(changes); n++ {
-		g, w := changes[n].story()
-		if changes[n].Action != changes[0].Action || changes[n].Kind != "vm" || g != group || w != what || !slices.Equal(changes[n].Why, changes[0].Why) {
+		g, i, w := changes[n].story()
+		if i != index+n || changes[n].Action != changes[0].Action || changes[n].Kind != "vm" || g != group || w != what || !slices.Equal(changes[n].Why, changes[0].Why) {
 			break
 		}
 	}
 	return n
 }
 
-// story is the group of a node and what it is, without its own address.
-func (c *Change) story() (group, what string) {
+// story is the group and number of a node and what it is, without its own address.
+func (c *Change) story() (group string, index int, what string) {
 	group = c.Name
-	if c.Kind == "vm" {
-		if at := strings.LastIndexByte(c.Name, '-'); at > 0 {
-			group = c.Name[:at]
+	if at := strings.LastIndexByte(c.Name, '-'); at > 0 && c.Kind == "vm" {
+		if i, err := strconv.Atoi(c.Name[at+1:]); err == nil {
+			group, index = c.Name[:at], i
 		}
 	}
 	parts := strings.Split(c.What, ", ")
 	parts = slices.DeleteFunc(parts, func(s string) bool { _, err := parseIPv4(s); return err == nil })
-	return group, strings.Join(parts, ", ")
+	return group, index, strings.Join(parts, ", ")
 }
 
 // address is the IPv4 address in what a change says, "" for none.
@@ -104,7 +105,7 @@ func writeChanges(b *strings.Builder, changes []Change) {
 	if n := len(changes); n > 1 {
 		last := &changes[n-1]
 		name = fmt.Sprintf("%s … %s (%d)", first.Name, last.Name, n)
-		_, what = first.story()
+		_, _, what = first.story()
 		if from, to := first.address(), last.address(); from != "" && to != "" {
 			what += ", " + from + " … " + to
 		}

@@ -91,7 +91,7 @@ func (d *drainer) leader(ctx context.Context) (netip.Addr, error) {
 		state, e := d.mesosState(ctx, n.Address())
 		if e != nil {
 			if !unreachable(e) {
-				err = fmt.Errorf("Mesos master on %s: %s", n.Name, cause(e))
+				err = fmt.Errorf("mesos-master on %s: %s", n.Name, cause(e))
 			}
 			continue
 		}
@@ -183,7 +183,7 @@ func (d *drainer) kill(ctx context.Context, s agent) error {
 			} `json:"tasks"`
 		}
 		if err := d.get(ctx, n.Address(), port, "/v2/tasks", auth, &answer); err != nil {
-			errs = append(errs, fmt.Errorf("Marathon on %s: %s", n.Name, cause(err)))
+			errs = append(errs, fmt.Errorf("marathon on %s: %s", n.Name, cause(err)))
 			continue
 		}
 		var ids []string
