@@ -379,3 +379,101 @@ func TestCredentialsStayHome(t *testing.T) {
 		}
 	})
 }
+
+// TestEventsNeedNoReading: what an event tells is not asked for again, or hundreds of
+// bridges would ask at once.
+func TestEventsNeedNoReading(t *testing.T) {
+	bubble(t, marathontest.Options{}, Options{}, func(w *world) {
+		must(t, w.cluster.Deploy(web(2)))
+		w.settle(3 * time.Second)
+		before := w.requests("/v2/apps/")
+		must(t, w.cluster.Scale("/web", 12))
+		must(t, w.cluster.Kill(w.cluster.Tasks("/web")[0].ID))
+		must(t, w.cluster.SetHealth(w.cluster.Tasks("/web")[1].ID, false))
+		w.settle(time.Second)
+		w.matches("from events alone")
+		if n := w.requests("/v2/apps/") - before; n != 0 {
+			t.Errorf("%d apps were read", n)
+		}
+		must(t, w.cluster.Delete("/web"))
+		w.settle(time.Second)
+		w.matches("deleted")
+		if n := w.requests("/v2/apps/") - before; n < 1 || n > 3 {
+			t.Errorf("%d apps were read for a deletion", n)
+		}
+	})
+}
+
+// TestPodsAreAskedForRarely: events of pods look like those of apps that are not known.
+func TestPodsAreAskedForRarely(t *testing.T) {
+	bubble(t, marathontest.Options{}, Options{}, func(w *world) {
+		w.settle(3 * time.Second)
+		for i := range 100 {
+			w.cluster.Emit(fmt.Appendf(nil, `{"eventType":"status_update_event","timestamp":%q,"taskId":"pod.instance-%08x-0000-0000-0000-000000000000.web.1","taskStatus":"TASK_RUNNING","appId":"/pod","host":"10.1.0.1","ports":[1],"version":"2024-05-01T09:00:00.000Z"}`,
+				time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), i))
+			w.settle(100 * time.Millisecond)
+		}
+		if n := w.requests("/v2/apps//pod") + w.requests("/v2/apps/pod"); n < 1 || n > 2 {
+			t.Errorf("an app that is none was asked for %d times in 10 s", n)
+		}
+		if len(w.routes()) != 0 {
+			t.Errorf("routes: %v", w.routes())
+		}
+	})
+}
+
+// TestStructureComesFirst: a new app is sent before its first task runs.
+func TestStructureComesFirst(t *testing.T) {
+	for _, version := range testVersions {
+		t.Run(version, func(t *testing.T) {
+			bubble(t, marathontest.Options{Version: version, StageDelay: time.Second, StartDelay: 2 * time.Second}, Options{}, func(w *world) {
+				w.settle(3 * time.Second)
+				began := time.Now()
+				must(t, w.cluster.Deploy(web(1)))
+				took := w.within(500*time.Millisecond, "the service", func() bool { return w.service(Key{App: "/web"}) != nil })
+				if n := len(w.service(Key{App: "/web"}).Tasks); n != 0 {
+					t.Errorf("%d tasks already", n)
+				}
+				w.within(4*time.Second, "the task", func() bool { return len(w.service(Key{App: "/web"}).Tasks) == 1 })
+				t.Logf("service after %v, task after %v", took, time.Since(began))
+			})
+		})
+	}
+}
+
+// TestDrainComesBeforeTheKill: a task that is to be killed is said to be so before it
+// gets its signal, and until it ends.
+func TestDrainComesBeforeTheKill(t *testing.T) {
+	for _, version := range []string{"1.3.0", "1.5.0", "1.8.180", "1.11.0"} {
+		t.Run(version, func(t *testing.T) {
+			bubble(t, marathontest.Options{Version: version, KillDelay: 8 * time.Second}, Options{}, func(w *world) {
+				must(t, w.cluster.Deploy(web(4)))
+				w.settle(20 * time.Second)
+				must(t, w.cluster.Scale("/web", 2))
+				states := func() (running, killing int) {
+					for _, task := range w.service(Key{App: "/web"}).Tasks {
+						switch task.State {
+						case Running:
+							running++
+						case Killing:
+							killing++
+						}
+					}
+					return running, killing
+				}
+				w.within(100*time.Millisecond, "draining", func() bool {
+					running, killing := states()
+					return running == 2 && killing == 2
+				})
+				w.settle(7 * time.Second) // audits come and go
+				if running, killing := states(); running != 2 || killing != 2 {
+					t.Errorf("%d running, %d killing in the meantime", running, killing)
+				}
+				w.settle(3 * time.Second)
+				if running, killing := states(); running != 2 || killing != 0 {
+					t.Errorf("%d running, %d killing at the end", running, killing)
+				}
+			})
+		})
+	}
+}
