@@ -327,6 +327,10 @@ func (c *client) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return errors.New("redirected too often")
 	}
+	if before := via[len(via)-1]; req.Method != before.Method {
+		// net/http turns a redirected write into a read, whose answer looks like success.
+		return fmt.Errorf("%s %s is redirected to %s: %w", before.Method, before.URL.Redacted(), req.URL.Host, errRedirectedWrite)
+	}
 	// What a trusted member sends back names the leader: 1.7.50 and newer redirect to it.
 	if res := req.Response; res != nil {
 		if leader := res.Header.Get("X-Marathon-Leader"); leader != "" && c.trusted(via[len(via)-1].URL) {
@@ -338,6 +342,8 @@ func (c *client) checkRedirect(req *http.Request, via []*http.Request) error {
 	}
 	return nil
 }
+
+var errRedirectedWrite = errors.New("a change has to be sent to the leader itself")
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
