@@ -125,7 +125,7 @@ func TestHeatAcceptsIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(python, "testdata/heat.py")
+		cmd := exec.Command(python, "testdata/validate_hot.py")
 		cmd.Stdin = bytes.NewReader(hot)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", name, err, out)
