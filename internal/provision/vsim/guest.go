@@ -85,6 +85,9 @@ func (g *guests) UpdateObject(ctx *simulator.Context, obj mo.Reference, changes 
 		g.server.work.Go(func() { g.live(vm, life) })
 		return
 	}
+	if gone := g.server.opt.Gone; gone != nil {
+		gone(vm.Name)
+	}
 	// What tools and rpctool reported is gone with the power.
 	tools := string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
 	ctx.Update(vm, []types.PropertyChange{
@@ -148,13 +151,31 @@ func (g *guests) live(vm *simulator.VirtualMachine, life int) {
 			}
 			changes = append(changes, types.PropertyChange{Name: statusKey, Val: string(text)})
 		}
-		if !g.update(bg, vm, life, changes) || last || !userdata {
+		if !g.update(bg, vm, life, changes) || !userdata {
+			return
+		}
+		if last {
+			if ready := s.opt.Ready; ready != nil && phase == "ready" && sick.FailAt != phase {
+				ready(g.describe(bg, vm, meta))
+			}
 			return
 		}
 		if s.sleep(s.opt.Phase) != nil {
 			return
 		}
 	}
+}
+
+func (g *guests) describe(bg *simulator.Context, vm *simulator.VirtualMachine, meta metadata) Guest {
+	guest := Guest{Address: meta.address, Extra: map[string]string{}}
+	bg.WithLock(vm, func() {
+		guest.Name = vm.Name
+		for _, o := range vm.Config.ExtraConfig {
+			v := o.GetOptionValue()
+			guest.Extra[v.Key], _ = v.Value.(string)
+		}
+	})
+	return guest
 }
 
 // update applies changes if the guest still runs; a change of statusKey goes

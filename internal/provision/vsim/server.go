@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -62,6 +63,18 @@ type Options struct {
 	// Sick says what is wrong with the guest of the VM; nil, and a zero
 	// Sickness, are healthy.
 	Sick func(vm string) Sickness
+
+	// Ready is called when a guest has finished its first boot, Gone when it is
+	// powered off or removed. Both have to return at once.
+	Ready func(Guest)
+	Gone  func(vm string)
+}
+
+// Guest is what runs in a VM.
+type Guest struct {
+	Name    string
+	Address netip.Addr
+	Extra   map[string]string // the VM's extraConfig
 }
 
 // Marker is the extraConfig key by which an image says what it contains.

@@ -58,6 +58,7 @@ func (p *Provider) Apply(ctx context.Context, stage *provision.Stage, run provis
 	}
 	wg.Wait()
 	a.restartPriorities(ctx)
+	a.decorate(ctx)
 
 	var list []error
 	for _, err := range a.errs {
@@ -311,6 +312,9 @@ func (a *applying) removeFolder(ctx context.Context) error {
 	}
 	if left > 0 {
 		return &notEmptyError{what: "folder " + a.place.folderPath, left: fmt.Sprintf("%d objects that are not the cluster's", left)}
+	}
+	if err := a.p.removeTags(ctx); err != nil {
+		a.p.log.Warn("remove tags", "err", err)
 	}
 	// A folder is destroyed with what is in it, so it is emptied first: what
 	// somebody puts into it now is then not lost unseen. Our lease is the last.

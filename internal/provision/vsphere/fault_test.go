@@ -187,7 +187,6 @@ func TestMessagesOfSigningIn(t *testing.T) {
 		}, "another certificate than the pinned one"},
 		"no CA file":     {func(o *vsphere.Options) { o.CAFile = ca + ".missing" }, "tls.caFile"},
 		"nobody there":   {func(o *vsphere.Options) { o.Server = "127.0.0.1:1" }, "no connection"},
-		"no such name":   {func(o *vsphere.Options) { o.Server = "vc.invalid" }, "vCenter vc.invalid"},
 		"not an address": {func(o *vsphere.Options) { o.Server = "::" }, "not a host name or URL"},
 	} {
 		o := newOperator(t, vc, small())

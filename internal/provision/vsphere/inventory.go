@@ -49,7 +49,6 @@ type machine struct {
 	tools     bool // the guest's tools run
 	version   string
 	host      ref
-	vapp      bool
 	datastore []ref
 }
 

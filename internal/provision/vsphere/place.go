@@ -254,6 +254,9 @@ func (p *Provider) resolve(ctx context.Context) (*place, error) {
 	if err := r.image(ctx); err != nil {
 		return nil, err
 	}
+	if err := p.findPolicy(ctx, pl); err != nil {
+		return nil, err
+	}
 	return pl, nil
 }
 

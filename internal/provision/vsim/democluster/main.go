@@ -10,6 +10,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -21,6 +22,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -57,10 +59,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// Nothing here leaves the machine: the nodes live on loopback addresses,
+	// where stand-ins of their services answer.
+	text = loopback(text)
+	inside := newServices()
+	defer inside.close()
 	opt, err := options(text, *speed)
 	if err != nil {
 		return fmt.Errorf("%s: %w", *file, err)
 	}
+	opt.Ready, opt.Gone = inside.start, inside.stop
 	vc, err := vsim.Start(opt)
 	if err != nil {
 		return err
@@ -93,6 +101,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "\nDone in %v: the inventory is what it was at the beginning.\n", time.Since(started).Round(time.Second))
 	return nil
+}
+
+// network is the blueprint's own, as in cidr: 192.168.50.0/24.
+var network = regexp.MustCompile(`(?m)^\s*cidr:\s*(\d+\.\d+\.\d+\.)0/24`)
+
+// loopback moves the blueprint's network to 127.0.50.0/24.
+func loopback(text []byte) []byte {
+	m := network.FindSubmatch(text)
+	if m == nil {
+		return text
+	}
+	return bytes.ReplaceAll(text, m[1], []byte("127.0.50."))
 }
 
 // options make a vCenter in which the blueprint's names lead somewhere.
