@@ -8,6 +8,6 @@ go list -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{
     [ -n "${file:-}" ] || continue
     sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' "$file" | while read -r target; do
       echo "== $package $target"
-      go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" </dev/null
+      go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 20x "$package" </dev/null
     done
   done

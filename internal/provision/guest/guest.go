@@ -9,8 +9,6 @@ import (
 	"strings"
 	"text/template"
 
-	"go.yaml.in/yaml/v3"
-
 	"bridged/internal/provision"
 	"bridged/templates"
 )
@@ -33,11 +31,7 @@ func Render(want *provision.Want, n *provision.Node, secret provision.SecretFunc
 	if err != nil {
 		return provision.Guest{}, fmt.Errorf("node %s: user-data: %w", n.Name, err)
 	}
-	meta, err := metaData(&want.Cluster.Spec.Network, n)
-	if err != nil {
-		return provision.Guest{}, fmt.Errorf("node %s: meta-data: %w", n.Name, err)
-	}
-	return provision.Guest{UserData: user, MetaData: meta}, nil
+	return provision.Guest{UserData: user, MetaData: metaData(&want.Cluster.Spec.Network, n)}, nil
 }
 
 // file is one entry of write_files.
@@ -175,11 +169,7 @@ func (b *builder) userData() ([]byte, error) {
 	}
 	doc.set("runcmd", b.runCommands())
 
-	body, err := yaml.Marshal(doc.node())
-	if err != nil {
-		return nil, err
-	}
-	return append([]byte("#cloud-config\n# Written by clusterctl for node "+b.n.Name+".\n"), body...), nil
+	return doc.appendTo([]byte("#cloud-config\n# Written by clusterctl for node " + b.n.Name + ".\n")), nil
 }
 
 // bootCommands run at every boot before packages are installed. Services are
@@ -240,62 +230,4 @@ func (b *builder) writeFiles() []ordered {
 		out = append(out, entry)
 	}
 	return out
-}
-
-// ordered is a YAML mapping that keeps the order in which its keys were set.
-type ordered struct {
-	keys   []string
-	values []any
-}
-
-func (o *ordered) set(key string, value any) {
-	o.keys = append(o.keys, key)
-	o.values = append(o.values, value)
-}
-
-func (o ordered) node() *yaml.Node {
-	n := &yaml.Node{Kind: yaml.MappingNode}
-	for i, key := range o.keys {
-		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key}, valueNode(o.values[i]))
-	}
-	return n
-}
-
-func valueNode(v any) *yaml.Node {
-	switch v := v.(type) {
-	case ordered:
-		return v.node()
-	case []ordered:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for _, o := range v {
-			n.Content = append(n.Content, o.node())
-		}
-		return n
-	case [][]string:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for _, list := range v {
-			item := valueNode(list)
-			item.Style = yaml.FlowStyle
-			n.Content = append(n.Content, item)
-		}
-		return n
-	case []string:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for _, s := range v {
-			n.Content = append(n.Content, valueNode(s))
-		}
-		return n
-	case string:
-		n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}
-		if strings.Contains(v, "\n") && !strings.Contains(v, "\r") && !strings.HasPrefix(v, " ") {
-			n.Style = yaml.LiteralStyle
-		}
-		return n
-	default:
-		var n yaml.Node
-		if err := n.Encode(v); err != nil { // bools and numbers
-			panic(err)
-		}
-		return &n
-	}
 }

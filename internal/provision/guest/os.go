@@ -165,12 +165,19 @@ func (b *builder) mesosHere() bool {
 		b.n.Has(provision.RoleMarathon) || b.n.Has(provision.RoleChronos)
 }
 
-// packageList is what cloud-init installs: [name, version] pairs and names.
-func (b *builder) packageList() *listOfPackages {
-	list := &listOfPackages{versions: b.versions()}
-	list.names = append(slices.Collect(maps.Keys(list.versions)), b.packages...)
-	slices.Sort(list.names)
-	list.names = slices.Compact(list.names)
+// packageList is what cloud-init installs: a name, or a [name, version] pair.
+func (b *builder) packageList() []any {
+	versions := b.versions()
+	names := append(slices.Collect(maps.Keys(versions)), b.packages...)
+	slices.Sort(names)
+	list := []any{}
+	for _, name := range slices.Compact(names) {
+		if v := versions[name]; v != "" {
+			list = append(list, flow{name, v})
+			continue
+		}
+		list = append(list, name)
+	}
 	return list
 }
 

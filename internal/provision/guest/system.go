@@ -9,31 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"bridged/internal/provision"
 )
-
-// listOfPackages marshals as cloud-init's packages: a name, or a [name, version] pair.
-type listOfPackages struct {
-	names    []string
-	versions map[string]string
-}
-
-// MarshalYAML implements yaml.Marshaler.
-func (l *listOfPackages) MarshalYAML() (any, error) {
-	n := &yaml.Node{Kind: yaml.SequenceNode}
-	for _, name := range l.names {
-		if v := l.versions[name]; v != "" {
-			pair := valueNode([]string{name, v})
-			pair.Style = yaml.FlowStyle
-			n.Content = append(n.Content, pair)
-			continue
-		}
-		n.Content = append(n.Content, valueNode(name))
-	}
-	return n, nil
-}
 
 // users makes the login user, with keys and without a password.
 func (b *builder) users(doc *ordered) error {
@@ -169,7 +146,7 @@ func (b *builder) addons() error {
 // metaData is the datasource's own document: identity and network. MAC
 // addresses are chosen before the machine exists, so that it is complete when
 // the clone is made; cloud-init then fails loudly when no card has the address.
-func metaData(network *provision.Network, n *provision.Node) ([]byte, error) {
+func metaData(network *provision.Network, n *provision.Node) []byte {
 	var doc, version, ethernets ordered
 	doc.set("instance-id", n.InstanceID())
 	host := n.Name
@@ -212,7 +189,7 @@ func metaData(network *provision.Network, n *provision.Node) ([]byte, error) {
 	version.set("version", 2)
 	version.set("ethernets", ethernets)
 	doc.set("network", version)
-	return yaml.Marshal(doc.node())
+	return doc.appendTo(nil)
 }
 
 func resolvers(card *ordered, servers []netip.Addr, domain string) {
