@@ -69,12 +69,7 @@ func (d *drainer) run(ctx context.Context, away bool) error {
 	if err != nil {
 		return err
 	}
-	err = d.empty(ctx, leader, slave.ID)
-	if err != nil && drain.Force && errors.Is(err, context.DeadlineExceeded) {
-		d.detail = "tasks remain; going on, as drain.force says"
-		return nil
-	}
-	return err
+	return d.empty(ctx, leader, slave.ID)
 }
 
 func (d *drainer) settings() provision.Drain {

@@ -56,7 +56,7 @@ func (g *Guests) Apply(ctx context.Context, stage *provision.Stage, run provisio
 func remedy(k provision.StepKind) string {
 	switch k {
 	case provision.StepDrain:
-		return "give strategy.drain a longer timeout or force: true, or look which task stays"
+		return "mend Mesos, give strategy.drain a longer timeout or force: true, or pass --gate guestinfo to change slaves without draining them"
 	case provision.StepGate:
 		return "look with `clusterctl status`, mend the node or `clusterctl replace` it, and run this again"
 	}
@@ -75,6 +75,9 @@ func (g *Guests) step(ctx context.Context, s *provision.Step, run provision.Run)
 		err = d.run(ctx, s.Kind == provision.StepDrain)
 		if errors.Is(err, errNoRoute) && run.Gate != provision.GateDirect {
 			return "not done: " + err.Error(), nil
+		}
+		if err != nil && d.settings().Force && ctx.Err() == nil {
+			return fmt.Sprintf("not done: %v; going on, as drain.force says", err), nil
 		}
 		return d.detail, err
 	}

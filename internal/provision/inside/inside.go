@@ -58,7 +58,8 @@ type asker struct {
 
 func newAsker(opt Options) *asker {
 	return &asker{opt: opt, client: &http.Client{
-		Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: answerTimeout}).DialContext, DisableKeepAlives: true},
+		// No proxy, whatever the environment says: nodes are on the operator's own network.
+		Transport: &http.Transport{Proxy: nil, DialContext: (&net.Dialer{Timeout: answerTimeout}).DialContext, DisableKeepAlives: true},
 		// Redirects lead to the leader, under whatever name it gives itself.
 		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 			if len(via) > 3 {

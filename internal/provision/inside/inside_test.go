@@ -336,6 +336,21 @@ func TestDrains(t *testing.T) {
 	}
 }
 
+func TestDrainWithoutMesos(t *testing.T) {
+	for force, want := range map[string]string{"false": "no Mesos master leads", "true": ""} {
+		s := newStand(t, "      size: medium\n", "      size: medium\n      strategy: {drain: {force: "+force+"}}\n")
+		s.startAll()
+		s.mesos = ""
+		g := &Guests{Options: Options{Want: s.want}}
+		node := s.find("dev-slave-2")
+		stage := &provision.Stage{Steps: []provision.Step{{ID: "drain x", Kind: provision.StepDrain, Node: node.Name, Want: node}}}
+		err := g.Apply(t.Context(), stage, provision.Run{Report: func(provision.Event) {}, Gate: provision.GateAuto})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--gate guestinfo")) {
+			t.Errorf("force %s: error %v, want %q with a remedy", force, err, want)
+		}
+	}
+}
+
 func TestNoRouteIsNotAnErrorUnlessDirect(t *testing.T) {
 	s := newStand(t)
 	have := &provision.Inventory{}
