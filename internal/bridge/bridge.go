@@ -80,7 +80,6 @@ type Bridge struct {
 	synced     bool   // the first full picture was applied
 	wasReady   bool
 	notReady   string // what was last logged
-	nextBeat   time.Time
 }
 
 // source is a running watcher. It ends when stopped, and sends what Run returned.
@@ -257,6 +256,17 @@ func GlobalOf(cfg *Config) *haproxy.Global {
 	}
 }
 
+// nodeGlobal is GlobalOf for the HAProxy of this node: where we are not root, HAProxy
+// opens the stats socket to our group, or the next reload would lock us out. A mode that
+// the operator's own file gives the socket comes first.
+func nodeGlobal(cfg *Config) *haproxy.Global {
+	g := GlobalOf(cfg)
+	if os.Geteuid() != 0 && !cfg.HAProxy.Supervise {
+		g.SocketMode = fmt.Sprintf("mode 660 gid %d", os.Getegid())
+	}
+	return g
+}
+
 // haproxyTime writes d as HAProxy reads it.
 func haproxyTime(d time.Duration) string {
 	return strconv.FormatInt(d.Milliseconds(), 10) + "ms"
@@ -413,7 +423,7 @@ func (b *Bridge) apply(ctx context.Context, u *discovery.Update) {
 			b.log.Error("first update is not a full picture, ignored")
 			return
 		}
-		change.Global = GlobalOf(b.config)
+		change.Global = nodeGlobal(b.config)
 		b.synced = true
 	}
 	b.push(ctx, change, len(u.Services)+len(u.Gone))

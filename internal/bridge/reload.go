@@ -119,7 +119,7 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 	if effects[newServices] {
 		change := b.translator.Reconfigure(b.translateOptions(next), time.Now())
 		if b.synced {
-			change.Global = GlobalOf(next)
+			change.Global = nodeGlobal(next)
 			b.push(ctx, change, len(change.Backends))
 		}
 	}
