@@ -296,7 +296,7 @@ func (p *Proxy) know(s *snapshot, w *loadedWorker) {
 	p.global.loaded, p.global.written = s.global, w.Loaded.Global
 	knowSections(p.userlists, s.config.Userlists, w.Loaded.Userlists)
 	knowSections(p.frontends, s.config.Frontends, w.Loaded.Frontends)
-	p.binds = nil
+	p.binds = []Bind{} // not nil, even when there are none: nil has the file parsed for them
 	for _, f := range w.Loaded.Frontends {
 		p.binds = append(p.binds, f.Binds...)
 	}
