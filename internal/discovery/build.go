@@ -80,13 +80,19 @@ func (s *state) patch(a *app) {
 			a.counts.unresolved--
 		}
 		t.counted, t.unplaced = 0, false
+		// What is not shown again stays Gone, and goes.
 		for _, sv := range services {
-			if i, ok := sv.find(t.id); ok {
-				sv.Tasks = slices.Delete(sv.Tasks, i, i+1)
+			if i, ok := sv.find(t); ok {
+				sv.Tasks[i].State = Gone
 			}
 		}
 		if t.app == a {
 			s.show(a, t)
+		}
+		for _, sv := range services {
+			if i, ok := sv.find(t); ok && sv.Tasks[i].State == Gone {
+				sv.Tasks = slices.Delete(sv.Tasks, i, i+1)
+			}
 		}
 	}
 }
@@ -122,12 +128,17 @@ func (c *counts) task(counted TaskState, n int) {
 	}
 }
 
-// find is where a task stands among the service's tasks, or would stand.
-func (sv *Service) find(id string) (int, bool) {
-	if n := len(sv.Tasks); n == 0 || sv.Tasks[n-1].ID < id {
+// find is where t stands among the service's tasks, or would stand. It is tried first
+// where it stood last: ids are far apart in memory, and a search reads several.
+func (sv *Service) find(t *task) (int, bool) {
+	n := len(sv.Tasks)
+	if i := int(t.slot); i < n && sv.Tasks[i].ID == t.id {
+		return i, true
+	}
+	if n == 0 || sv.Tasks[n-1].ID < t.id {
 		return n, false
 	}
-	return slices.BinarySearchFunc(sv.Tasks, id, func(t Task, id string) int { return strings.Compare(t.ID, id) })
+	return slices.BinarySearchFunc(sv.Tasks, t.id, func(t Task, id string) int { return strings.Compare(t.ID, id) })
 }
 
 // place adds task to the services that it serves. It reports whether the task has
@@ -174,8 +185,14 @@ func (s *state) place(t *task, services []*Service, task Task) (unresolved bool)
 			if sv.Tasks == nil {
 				sv.Tasks = make([]Task, 0, len(t.app.tasks))
 			}
-			if j, ok := sv.find(task.ID); !ok { // two of its ports may stand for one
+			switch j, ok := sv.find(t); {
+			case !ok:
 				sv.Tasks = slices.Insert(sv.Tasks, j, task)
+				t.slot = uint32(j)
+			case sv.Tasks[j].State == Gone: // its place in what was published before
+				sv.Tasks[j] = task
+				t.slot = uint32(j)
+			default: // two of its ports stand for one: the first counts
 			}
 		}
 	}

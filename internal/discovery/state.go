@@ -108,6 +108,7 @@ type task struct {
 	phase   phase
 	ready   bool
 
+	slot     uint32    // where it stood in its services when they were made; a hint
 	changed  bool      // is in app.changed
 	counted  TaskState // 1 + the state that it was counted as, 0 for none
 	unplaced bool      // counted as unresolved
