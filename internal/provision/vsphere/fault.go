@@ -87,14 +87,12 @@ var advices = map[string]advice{
 	"MissingPowerOnConfiguration": {"the VM lacks configuration to be powered on", "look at its vApp options"},
 
 	// limits of the server
-	"MethodNotFound":                  {"this vCenter does not know the operation", "instant clones need vSphere 6.7: set spec.image.clone to linked"},
-	"NotSupported":                    {"this vCenter or host does not support it", "check spec.image.clone and the vSphere version"},
-	"RestrictedVersion":               {"the licence of the host forbids it", "check the host's licence"},
-	"LicenseRestricted":               {"the licence forbids it", "check the host's licence"},
-	"InstantCloneNotSupported":        {"the image cannot be cloned instantly", "set spec.image.clone to linked or full"},
-	"HostIncompatibleForRecordReplay": {"the host cannot run it", ""},
-	"SystemError":                     {"", "look at the events of the object and the host in the vSphere client"},
-	"VAppPropertyFault":               {"the image's vApp properties are wrong", "remove them from the image"},
+	"MethodNotFound":    {"this vCenter does not know the operation", "instant clones need vSphere 6.7: set spec.image.clone to linked"},
+	"NotSupported":      {"this vCenter or host does not support it", "check spec.image.clone and the vSphere version"},
+	"RestrictedVersion": {"the licence of the host forbids it", "check the host's licence"},
+	"LicenseRestricted": {"the licence forbids it", "check the host's licence"},
+	"SystemError":       {"", "look at the events of the object and the host in the vSphere client"},
+	"VAppPropertyFault": {"the image's vApp properties are wrong", "remove them from the image"},
 }
 
 // faultOf finds the vSphere fault that an error was made of; nil: there is none.
