@@ -69,6 +69,14 @@ cover: ## test coverage by function
 image: ## container image with bridged and HAProxy (needs docker or podman)
 	docker build -t bridged:$(VERSION) --build-arg VERSION=$(VERSION) .
 
+.PHONY: generate
+generate: ## write the man pages, completions and reference pages that are made from the code
+	$(GO) test ./cmd/bridged ./cmd/clusterctl -run TestGenerated -args -generate
+
+.PHONY: deb rpm
+deb rpm: build ## package with both programs into dist/
+	@hack/package.sh $@ $(VERSION)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin dist
