@@ -48,7 +48,7 @@ func (o *output) String() string {
 }
 
 // start runs this test binary as bridged. It is killed when the test ends.
-func start(t *testing.T, environ []string, args ...string) *process {
+func start(t testing.TB, environ []string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -74,7 +74,7 @@ func start(t *testing.T, environ []string, args ...string) *process {
 }
 
 // ends waits for the process and returns its exit code.
-func (p *process) ends(t *testing.T, within time.Duration) int {
+func (p *process) ends(t testing.TB, within time.Duration) int {
 	t.Helper()
 	select {
 	case <-p.exited:
@@ -148,7 +148,7 @@ type supervised struct {
 	marathon            *marathontest.Cluster
 }
 
-func newSupervised(t *testing.T) *supervised {
+func newSupervised(t testing.TB) *supervised {
 	t.Helper()
 	bin := haproxytest.Default(t)
 	dir, err := os.MkdirTemp("/tmp", "bridged-test-") // short, for the paths of sockets
@@ -186,7 +186,7 @@ state_dir: %[2]s/state
 func (s *supervised) master() string { return filepath.Join(s.dir, "master.sock") }
 
 // ready waits until /readyz is 200.
-func (s *supervised) ready(t *testing.T) {
+func (s *supervised) ready(t testing.TB) {
 	t.Helper()
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	haproxytest.Eventually(t, "bridged is ready", func() error {
