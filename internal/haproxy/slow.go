@@ -185,18 +185,27 @@ func (p *Proxy) load(ctx context.Context, s *snapshot) (*loadedWorker, error) {
 	return w, nil
 }
 
-// follow connects to the worker of the given generation. Nil when there is another by now.
+// followTimeout is how long follow looks for a worker that was seen a moment ago.
+const followTimeout = 2 * time.Second
+
+// follow connects to the worker of the given generation. For a moment the worker before it
+// takes some of the connections too. Nil when it is not found: then there is another.
 func (p *Proxy) follow(ctx context.Context, generation string) (*conn, Info) {
-	c, err := dial(ctx, p.opts.Socket)
-	if err != nil {
-		return nil, Info{}
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	for {
+		c, err := dial(ctx, p.opts.Socket)
+		if err == nil {
+			info, err := c.info(ctx)
+			if err == nil && info.Description == generation && !info.Stopping {
+				return c, info
+			}
+			c.close()
+		}
+		if wait(ctx, 2*time.Millisecond) != nil {
+			return nil, Info{}
+		}
 	}
-	info, err := c.info(ctx)
-	if err != nil || info.Description != generation || info.Stopping {
-		c.close()
-		return nil, Info{}
-	}
-	return c, info
 }
 
 // reloaded takes in how a reload ended.

@@ -67,8 +67,10 @@ type mapState struct {
 func (p *Proxy) merge(c *Change) (backends []string, keys map[string][]string) {
 	if c.Global != nil {
 		g := *c.Global
-		g.KeptGlobal, g.KeptDefaults, g.KeptSections = p.kept.KeptGlobal, p.kept.KeptDefaults, p.kept.KeptSections
-		g.SocketMode = cmp.Or(g.SocketMode, p.kept.SocketMode)
+		if len(g.KeptGlobal)+len(g.KeptDefaults)+len(g.KeptSections) == 0 { // else they stand in place of the file's
+			g.KeptGlobal, g.KeptDefaults, g.KeptSections = p.kept.KeptGlobal, p.kept.KeptDefaults, p.kept.KeptSections
+		}
+		g.SocketMode = cmp.Or(p.kept.SocketMode, g.SocketMode) // by which we got in
 		p.global.want = &g
 		p.judgeGlobal()
 	}

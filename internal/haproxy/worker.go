@@ -45,6 +45,9 @@ func meet(ctx context.Context, socket string) (*worker, error) {
 		if w.info, err = c.info(ctx); err != nil {
 			return err
 		}
+		if w.info.Stopping {
+			return fmt.Errorf("%w: worker %d is about to end", ErrUnreachable, w.info.Pid)
+		}
 		if err = c.checkAdmin(ctx); err != nil {
 			return err
 		}
@@ -282,9 +285,7 @@ func (p *Proxy) reconnect() {
 					p.log.Error("HAProxy does not start", "err", err)
 				}
 			}
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
+			if wait(ctx, pause) != nil {
 				return nil
 			}
 		}
@@ -293,17 +294,18 @@ func (p *Proxy) reconnect() {
 
 // probe looks on a connection of its own who answers on the socket, once and again.
 func (p *Proxy) probe(context.Context) {
+	epoch := p.epoch
 	p.bg(func(ctx context.Context) func(context.Context) {
 		info, err := whoAnswers(ctx, p.opts.Socket)
 		return func(ctx context.Context) {
 			p.after(probeEvery, &p.timers.probe, p.probe)
 			p.countOldWorkers()
 			switch {
-			case p.connecting || p.reloading:
-				// These end with another look.
+			case p.connecting || p.reloading || epoch != p.epoch:
+				// Changing right now: the next look tells.
 			case p.conn == nil:
 				p.reconnect()
-			case err == nil && (info.Pid != p.info.Pid || info.Description != p.info.Description):
+			case err == nil && !info.Stopping && (info.Pid != p.info.Pid || info.Description != p.info.Description):
 				p.log.Warn("somebody else has replaced the HAProxy worker", "pid", info.Pid,
 					"generation", info.Description, "was", p.info.Description)
 				p.disconnect()
