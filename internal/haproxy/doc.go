@@ -14,7 +14,7 @@
 // Reading order of the fast lane: proxy.go (the type and its options), apply.go, wanted.go
 // (what is wanted beside what was loaded), diff.go and slots.go (pure), command.go (wire text),
 // runtime.go (the connection), reply.go (what answers mean). Of the slow lane: pace.go
-// (when), slow.go, render.go, reload.go, files.go. Beside both: worker.go (who answers on the
+// (when), slow.go, save.go, render.go, reload.go, files.go. Beside both: worker.go (who answers on the
 // socket), read.go (what it says), audit.go, reaper.go.
 //
 // # How servers come and go

@@ -296,7 +296,7 @@ func (p *Proxy) reconnect() {
 func (p *Proxy) probe(context.Context) {
 	epoch := p.epoch
 	p.bg(func(ctx context.Context) func(context.Context) {
-		info, err := whoAnswers(ctx, p.opts.Socket)
+		info, err := askInfo(ctx, p.opts.Socket)
 		return func(ctx context.Context) {
 			p.after(probeEvery, &p.timers.probe, p.probe)
 			p.countOldWorkers()
@@ -318,16 +318,6 @@ func (p *Proxy) probe(context.Context) {
 			}
 		}
 	})
-}
-
-// whoAnswers says which worker takes new connections.
-func whoAnswers(ctx context.Context, socket string) (Info, error) {
-	c, err := dial(ctx, socket)
-	if err != nil {
-		return Info{}, err
-	}
-	defer c.close()
-	return c.info(ctx)
 }
 
 // countOldWorkers forgets replaced workers that have ended. Pids are of this machine: of a
