@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bridged/internal/bridge"
+	"bridged/internal/bridge/zdd"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -66,6 +67,9 @@ func exitCode(err error) int {
 	if errors.Is(err, errRejected) {
 		return exitRejected
 	}
+	if e, ok := errors.AsType[*zdd.Error](err); ok {
+		return e.Code // scripts know those of zdd.py
+	}
 	if _, ok := errors.AsType[*bridge.ConfigError](err); ok {
 		return exitUsage
 	}
@@ -104,6 +108,7 @@ with a reload that drops nothing where it can't.`,
 		newDemoCommand(),
 		newRenderCommand(environ),
 		newCheckCommand(environ),
+		newZDDCommand(environ),
 		newVersionCommand(),
 	)
 	return root
