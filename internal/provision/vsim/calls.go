@@ -251,13 +251,20 @@ func (c *calls) middleware(next http.Handler) http.Handler {
 		if c.server.sleep(delay) != nil {
 			cut()
 		}
+		serve := func(w http.ResponseWriter) {
+			if call.Method == "WaitForUpdatesEx" { // waits for what others do
+				next.ServeHTTP(w, r)
+				return
+			}
+			c.server.alone(func() { next.ServeHTTP(w, r) })
+		}
 		if hook == nil {
-			next.ServeHTTP(w, r)
+			serve(w)
 			return
 		}
 		// Without an answer of its own the hook could not lose it.
 		held := &answer{header: http.Header{}, status: http.StatusOK}
-		next.ServeHTTP(held, r)
+		serve(held)
 		if hook(call, true) == Cut {
 			cut()
 		}

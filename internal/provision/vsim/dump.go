@@ -15,7 +15,12 @@ import (
 // VMs with all that a client can set, rules, groups, custom fields and their
 // values. Two equal inventories give equal text; references, times and
 // free space, which a VM that came and went leaves different, are not in it.
-func (s *Server) Dump() string {
+func (s *Server) Dump() (text string) {
+	s.alone(func() { text = s.dump() })
+	return text
+}
+
+func (s *Server) dump() string {
 	bg := s.background()
 	var lines []string
 	for _, e := range bg.Map.All("") {
@@ -44,11 +49,13 @@ func (s *Server) Dump() string {
 // there as often.
 func (s *Server) VMs() []string {
 	var names []string
-	for _, e := range s.registry().All("VirtualMachine") {
-		if vm, ok := e.(*simulator.VirtualMachine); ok {
-			s.background().WithLock(vm, func() { names = append(names, vm.Name) })
+	s.alone(func() {
+		for _, e := range s.registry().All("VirtualMachine") {
+			if vm, ok := e.(*simulator.VirtualMachine); ok {
+				s.background().WithLock(vm, func() { names = append(names, vm.Name) })
+			}
 		}
-	}
+	})
 	slices.Sort(names)
 	return names
 }
@@ -63,10 +70,12 @@ func (s *Server) Change(name string, change func(vm *simulator.VirtualMachine)) 
 			continue
 		}
 		found := false
-		bg.WithLock(vm, func() {
-			if found = vm.Name == name; found {
-				change(vm)
-			}
+		s.alone(func() {
+			bg.WithLock(vm, func() {
+				if found = vm.Name == name; found {
+					change(vm)
+				}
+			})
 		})
 		if found {
 			return nil
@@ -193,9 +202,11 @@ type Entity struct {
 // Entities lists the objects of a kind, such as Folder, sorted by path.
 func (s *Server) Entities(kind string) []Entity {
 	var list []Entity
-	for _, e := range s.registry().All(kind) {
-		list = append(list, Entity{Ref: e.Reference(), Path: s.path(e)})
-	}
+	s.alone(func() {
+		for _, e := range s.registry().All(kind) {
+			list = append(list, Entity{Ref: e.Reference(), Path: s.path(e)})
+		}
+	})
 	slices.SortFunc(list, func(a, b Entity) int { return strings.Compare(a.Path, b.Path) })
 	return list
 }

@@ -121,9 +121,11 @@ func (g *guests) live(vm *simulator.VirtualMachine, life int) {
 	var name string
 	var meta metadata
 	var userdata bool
-	bg.WithLock(vm, func() {
-		name = vm.Name
-		meta, userdata = readGuestinfo(vm.Config.ExtraConfig)
+	s.alone(func() {
+		bg.WithLock(vm, func() {
+			name = vm.Name
+			meta, userdata = readGuestinfo(vm.Config.ExtraConfig)
+		})
 	})
 	sick := s.sick(name)
 	if sick.Silent {
@@ -168,12 +170,14 @@ func (g *guests) live(vm *simulator.VirtualMachine, life int) {
 
 func (g *guests) describe(bg *simulator.Context, vm *simulator.VirtualMachine, meta metadata) Guest {
 	guest := Guest{Address: meta.address, Extra: map[string]string{}}
-	bg.WithLock(vm, func() {
-		guest.Name = vm.Name
-		for _, o := range vm.Config.ExtraConfig {
-			v := o.GetOptionValue()
-			guest.Extra[v.Key], _ = v.Value.(string)
-		}
+	g.server.alone(func() {
+		bg.WithLock(vm, func() {
+			guest.Name = vm.Name
+			for _, o := range vm.Config.ExtraConfig {
+				v := o.GetOptionValue()
+				guest.Extra[v.Key], _ = v.Value.(string)
+			}
+		})
 	})
 	return guest
 }
@@ -182,6 +186,11 @@ func (g *guests) describe(bg *simulator.Context, vm *simulator.VirtualMachine, m
 // into extraConfig. Leaf properties wake those who wait for one.
 func (g *guests) update(bg *simulator.Context, vm *simulator.VirtualMachine, life int, changes []types.PropertyChange) bool {
 	done := false
+	g.server.alone(func() { done = g.updateAlone(bg, vm, life, changes) })
+	return done
+}
+
+func (g *guests) updateAlone(bg *simulator.Context, vm *simulator.VirtualMachine, life int, changes []types.PropertyChange) (done bool) {
 	bg.WithLock(vm, func() {
 		if !g.alive(vm.Self, life) {
 			return

@@ -96,9 +96,14 @@ type Server struct {
 	ctx    context.Context // ends with Close; what runs in the background hangs on it
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	world  sync.Mutex   // held while the inventory is worked on, see raceDetector
 	tasks  atomic.Int64 // for references of tasks made here
 	ahead  atomic.Int64 // of the real time, in nanoseconds
 }
+
+// building is held while a model is created: the simulator then writes to
+// variables of its own package.
+var building sync.Mutex
 
 // Start builds the inventory and listens. Close ends it.
 func Start(opt Options) (*Server, error) {
@@ -116,7 +121,10 @@ func Start(opt Options) (*Server, error) {
 	model.ClusterHost = opt.Hosts
 	model.Datastore = opt.Datastores
 	model.Machine = opt.Foreign
-	if err := model.Create(); err != nil {
+	building.Lock()
+	err := model.Create()
+	building.Unlock()
+	if err != nil {
 		return nil, fmt.Errorf("vsim: build the inventory: %w", err)
 	}
 	s := &Server{User: opt.User, Password: opt.Password, opt: opt, model: model, service: model.Service}
@@ -183,6 +191,15 @@ func (s *Server) CAFile(dir string) (string, error) {
 func (s *Server) certificate() *x509.Certificate { return s.server.Certificate() }
 
 func (s *Server) registry() *simulator.Registry { return s.service.Context.Map }
+
+// alone runs do with nobody else at the inventory, under the race detector.
+func (s *Server) alone(do func()) {
+	if raceDetector {
+		s.world.Lock()
+		defer s.world.Unlock()
+	}
+	do()
+}
 
 // background is a context for the simulator, for work outside a call.
 func (s *Server) background() *simulator.Context {
@@ -335,10 +352,12 @@ func (s *Server) SetFree(datastore string, gib int64) error {
 		if !ok || ds.Name != datastore {
 			continue
 		}
-		bg.WithLock(ds, func() {
-			ds.Summary.FreeSpace = gib << 30
-			ds.Summary.Capacity = max(ds.Summary.Capacity, gib<<30)
-			ds.Info.GetDatastoreInfo().FreeSpace = ds.Summary.FreeSpace
+		s.alone(func() {
+			bg.WithLock(ds, func() {
+				ds.Summary.FreeSpace = gib << 30
+				ds.Summary.Capacity = max(ds.Summary.Capacity, gib<<30)
+				ds.Info.GetDatastoreInfo().FreeSpace = ds.Summary.FreeSpace
+			})
 		})
 		return nil
 	}

@@ -108,13 +108,18 @@ func (s *Server) run(ctx *simulator.Context, entity mo.Reference, id string, do 
 				types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateSuccess},
 				types.PropertyChange{Name: "info.result", Val: result})
 		}
-		bg.Map.AtomicUpdate(bg, task, changes)
+		s.alone(func() { bg.Map.AtomicUpdate(bg, task, changes) })
 	})
 	return task.Self
 }
 
 // inner runs a simulator's method that starts a task, and waits for it.
-func inner(bg *simulator.Context, obj mo.Reference, call func() soap.HasFault) (types.AnyType, types.BaseMethodFault) {
+func (s *Server) inner(bg *simulator.Context, obj mo.Reference, call func() soap.HasFault) (result types.AnyType, fault types.BaseMethodFault) {
+	s.alone(func() { result, fault = runInner(bg, obj, call) })
+	return result, fault
+}
+
+func runInner(bg *simulator.Context, obj mo.Reference, call func() soap.HasFault) (types.AnyType, types.BaseMethodFault) {
 	var body soap.HasFault
 	bg.WithLock(obj, func() { body = call() })
 	if f := body.Fault(); f != nil {
@@ -175,7 +180,9 @@ func (v *virtualMachine) InstantCloneTask(ctx *simulator.Context, req *types.Ins
 	ref := v.server.run(ctx, v.VirtualMachine, "instantClone", func(bg *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		state := types.VirtualMachinePowerStatePoweredOff
 		var parent types.ManagedObjectReference
-		bg.WithLock(v.VirtualMachine, func() { state, parent = v.Runtime.PowerState, *v.Parent })
+		v.server.alone(func() {
+			bg.WithLock(v.VirtualMachine, func() { state, parent = v.Runtime.PowerState, *v.Parent })
+		})
 		if state != types.VirtualMachinePowerStatePoweredOn {
 			return nil, &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: state}
 		}
@@ -194,12 +201,14 @@ func (v *virtualMachine) InstantCloneTask(ctx *simulator.Context, req *types.Ins
 // as vCenter shows a VM while it is still being cloned.
 func (v *virtualMachine) clone(bg *simulator.Context, req *types.CloneVM_Task) (types.AnyType, types.BaseMethodFault) {
 	started := time.Now()
-	if fault := v.checkClone(bg, req); fault != nil {
-		return nil, fault
+	var refused types.BaseMethodFault
+	v.server.alone(func() { refused = v.checkClone(bg, req) })
+	if refused != nil {
+		return nil, refused
 	}
 	powerOn := req.Spec.PowerOn
 	req.Spec.PowerOn = false
-	result, fault := inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.CloneVMTask(bg, req) })
+	result, fault := v.server.inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.CloneVMTask(bg, req) })
 	if fault != nil {
 		return nil, fault
 	}
@@ -207,9 +216,11 @@ func (v *virtualMachine) clone(bg *simulator.Context, req *types.CloneVM_Task) (
 	if !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: result.(types.ManagedObjectReference)}
 	}
-	bg.WithLock(made, func() {
-		hot := v.server.opt.HotAdd
-		made.Config.CpuHotAddEnabled, made.Config.MemoryHotAddEnabled = &hot, &hot
+	v.server.alone(func() {
+		bg.WithLock(made, func() {
+			hot := v.server.opt.HotAdd
+			made.Config.CpuHotAddEnabled, made.Config.MemoryHotAddEnabled = &hot, &hot
+		})
 	})
 	if c := req.Spec.Config; c != nil {
 		// The simulator takes only a part of it.
@@ -218,7 +229,7 @@ func (v *virtualMachine) clone(bg *simulator.Context, req *types.CloneVM_Task) (
 			CpuAllocation: c.CpuAllocation, MemoryAllocation: c.MemoryAllocation, ManagedBy: c.ManagedBy,
 			MemoryReservationLockedToMax: c.MemoryReservationLockedToMax,
 		}
-		if _, fault := inner(bg, made, func() soap.HasFault {
+		if _, fault := v.server.inner(bg, made, func() soap.HasFault {
 			return made.ReconfigVMTask(bg, &types.ReconfigVM_Task{This: made.Self, Spec: *rest})
 		}); fault != nil {
 			return nil, fault
@@ -229,7 +240,7 @@ func (v *virtualMachine) clone(bg *simulator.Context, req *types.CloneVM_Task) (
 	}
 	if v.broken != nil {
 		// vCenter removes what a failed clone has made so far.
-		if _, fault := inner(bg, made, func() soap.HasFault {
+		if _, fault := v.server.inner(bg, made, func() soap.HasFault {
 			return made.DestroyTask(bg, &types.Destroy_Task{This: made.Self})
 		}); fault != nil {
 			return nil, fault
@@ -240,7 +251,7 @@ func (v *virtualMachine) clone(bg *simulator.Context, req *types.CloneVM_Task) (
 		if err := v.server.sleep(v.server.opt.PowerOn); err != nil {
 			return nil, &types.SystemError{Reason: err.Error()}
 		}
-		if _, fault := inner(bg, made, func() soap.HasFault {
+		if _, fault := v.server.inner(bg, made, func() soap.HasFault {
 			return made.PowerOnVMTask(bg, &types.PowerOnVM_Task{This: made.Self})
 		}); fault != nil {
 			return nil, fault
@@ -313,7 +324,7 @@ func (v *virtualMachine) timed(ctx *simulator.Context, id string, d time.Duratio
 		if v.broken != nil {
 			return nil, v.broken
 		}
-		return inner(bg, v.VirtualMachine, func() soap.HasFault { return call(bg) })
+		return v.server.inner(bg, v.VirtualMachine, func() soap.HasFault { return call(bg) })
 	})
 }
 
@@ -340,9 +351,9 @@ func (v *virtualMachine) DestroyTask(ctx *simulator.Context, req *types.Destroy_
 			if v.broken != nil {
 				return nil, v.broken
 			}
-			result, fault := inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.DestroyTask(bg, req) })
+			result, fault := v.server.inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.DestroyTask(bg, req) })
 			if fault == nil {
-				v.server.forget(bg, v.Self)
+				v.server.alone(func() { v.server.forget(bg, v.Self) })
 			}
 			return result, fault
 		})}}
@@ -386,11 +397,13 @@ func (v *virtualMachine) ReconfigVMTask(ctx *simulator.Context, req *types.Recon
 			return nil, v.broken
 		}
 		var fault types.BaseMethodFault
-		bg.WithLock(v.VirtualMachine, func() { fault = v.checkReconfigure(&req.Spec) })
+		v.server.alone(func() {
+			bg.WithLock(v.VirtualMachine, func() { fault = v.checkReconfigure(&req.Spec) })
+		})
 		if fault != nil {
 			return nil, fault
 		}
-		return inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.ReconfigVMTask(bg, req) })
+		return v.server.inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.ReconfigVMTask(bg, req) })
 	})
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: ref}}
 }
@@ -429,9 +442,12 @@ func (v *virtualMachine) ShutdownGuest(ctx *simulator.Context, req *types.Shutdo
 		if v.Guest == nil || v.Guest.ToolsRunningStatus != string(types.VirtualMachineToolsRunningStatusGuestToolsRunning) {
 			return &methods.ShutdownGuestBody{Fault_: simulator.Fault("", &types.ToolsUnavailable{})}
 		}
-		if v.server.sick(v.Name).IgnoreShutdown {
-			return &methods.ShutdownGuestBody{Res: &types.ShutdownGuestResponse{}}
+		if !v.server.sick(v.Name).IgnoreShutdown {
+			v.timed(ctx, "shutdownGuest", v.server.opt.PowerOff, func(bg *simulator.Context) soap.HasFault {
+				return v.VirtualMachine.PowerOffVMTask(bg, &types.PowerOffVM_Task{This: v.Self})
+			})
 		}
+		return &methods.ShutdownGuestBody{Res: &types.ShutdownGuestResponse{}}
 	}
 	return v.VirtualMachine.ShutdownGuest(ctx, req)
 }
@@ -455,7 +471,7 @@ func (f *folder) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) so
 			slog.Error("vsim: destroy of a folder that is not empty", "folder", f.Name, "children", children)
 			return nil, &types.InvalidState{}
 		}
-		return inner(bg, f.Folder, func() soap.HasFault { return f.Folder.DestroyTask(bg, req) })
+		return f.server.inner(bg, f.Folder, func() soap.HasFault { return f.Folder.DestroyTask(bg, req) })
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: ref}}
 }
@@ -472,7 +488,7 @@ func (p *pool) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap
 		if p.broken != nil {
 			return nil, p.broken
 		}
-		return inner(bg, p.ResourcePool, func() soap.HasFault { return p.ResourcePool.DestroyTask(bg, req) })
+		return p.server.inner(bg, p.ResourcePool, func() soap.HasFault { return p.ResourcePool.DestroyTask(bg, req) })
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: ref}}
 }
@@ -500,7 +516,7 @@ func (c *cluster) ReconfigureComputeResourceTask(ctx *simulator.Context, req *ty
 				}
 			}
 		}
-		return inner(bg, c.ClusterComputeResource, func() soap.HasFault {
+		return c.server.inner(bg, c.ClusterComputeResource, func() soap.HasFault {
 			return c.ClusterComputeResource.ReconfigureComputeResourceTask(bg, req)
 		})
 	})

@@ -23,6 +23,7 @@ const (
 	connectTimeout = 30 * time.Second
 	callTimeout    = 2 * time.Minute // of one attempt; a page of a large inventory takes seconds
 	attempts       = 4               // of a call whose connection broke
+	sessions       = 10              // that may end under one call
 	retryDelay     = 200 * time.Millisecond
 )
 
@@ -116,7 +117,8 @@ func (s *session) sessionKey() string {
 // RoundTrip makes one call, again where that is harmless.
 func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	delay := retryDelay
-	for attempt := 1; ; attempt++ {
+	attempt, ended := 1, 0
+	for {
 		if err := s.pace(ctx); err != nil {
 			return err
 		}
@@ -128,8 +130,8 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
-		case attempt < attempts && fault.Is(err, &types.NotAuthenticated{}):
-			// Refused before it was made.
+		case ended < sessions && fault.Is(err, &types.NotAuthenticated{}):
+			ended++ // refused before it was made
 			if err := s.renew(ctx, serial); err != nil {
 				return err
 			}
@@ -138,6 +140,7 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 			select {
 			case <-time.After(delay):
 				delay *= 2
+				attempt++
 			case <-ctx.Done():
 				return ctx.Err()
 			}

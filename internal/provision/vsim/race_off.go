@@ -1,0 +1,5 @@
+//go:build !race
+
+package vsim
+
+const raceDetector = false
