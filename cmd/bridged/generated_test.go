@@ -151,5 +151,13 @@ func configReference() []byte {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` | %s |\n", s.Key, d, flagName, s.Env(), strings.ReplaceAll(s.Usage, "|", `\|`))
 	}
+	b.WriteString("\n## Several Marathons\n\n" +
+		"`marathons` takes the place of `marathon`: a list, each entry with a `name` and the keys of `marathon`, so that each has members,\n" +
+		"credentials and TLS of its own. `--marathon` and `BRIDGED_MARATHON_URLS` replace the list.\n\n" +
+		"```yaml\nmarathons:\n  - name: east\n    urls: [http://m1.east:8080, http://m2.east:8080]\n    auth: {basic_file: /etc/bridged/east}\n" +
+		"  - name: west\n    urls_file: /etc/bridged/west.marathons\n    tls: {ca_file: /etc/bridged/west.pem}\n```\n\n" +
+		"Each is a failure domain of its own: one that is away keeps its apps as they were last known and takes nothing from the others. Where two\n" +
+		"want one service port or one proxy name, who has it keeps it and the other is rejected by name (`/api/state`, `bridged_rejected_apps`).\n" +
+		"Metrics of Marathon carry the label `source`.\n")
 	return b.Bytes()
 }

@@ -65,6 +65,7 @@ type Bridge struct {
 	started  time.Time
 	asks     chan func()
 	files    *fileWatcher
+	current  current // metrics of the source
 	listener net.Listener
 	second   net.Listener // of metrics_listen, or nil
 
@@ -72,21 +73,14 @@ type Bridge struct {
 	config     *Config
 	loaded     time.Time
 	lastError  string // why a later configuration was refused
-	marathons  []string
 	source     *source
 	translator *Translator
 	proxy      *haproxy.Proxy
 	template   string // the operator's, "" for none
+	exporter   bool   // HAProxy is built with its Prometheus exporter
 	synced     bool   // the first full picture was applied
 	wasReady   bool
 	notReady   string // what was last logged
-}
-
-// source is a running watcher. It ends when stopped, and sends what Run returned.
-type source struct {
-	*discovery.Watcher
-	stop  context.CancelFunc
-	ended chan error // capacity 1
 }
 
 // New checks what can be checked without touching HAProxy: it opens the listeners and
@@ -112,9 +106,12 @@ func New(opts Options) (*Bridge, error) {
 	b.files = newFileWatcher(b.log)
 	cfg := opts.Config
 
-	var err error
-	if b.marathons, err = cfg.MarathonURLs(); err != nil {
+	options, err := cfg.DiscoveryOptions()
+	if err != nil {
 		return nil, &ConfigError{Problems: []error{err}}
+	}
+	if b.source, err = b.newSource(cfg, options); err != nil {
+		return nil, err
 	}
 	if b.template, err = readTemplate(cfg); err != nil {
 		return nil, err
@@ -135,6 +132,8 @@ func New(opts Options) (*Bridge, error) {
 	}
 	opts.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b.metrics = newMetrics(opts.Registry, opts.Version)
+	opts.Registry.MustRegister(&b.current)
+	b.exporter = HasExporter(context.Background(), cfg.HAProxy.Binary)
 	b.translator = NewTranslator(b.translateOptions(cfg))
 	return b, nil
 }
@@ -194,6 +193,12 @@ func listen(cfg *Config, key, addr string) (net.Listener, error) {
 // translateOptions is what the translator needs to know of cfg and of this node.
 func (b *Bridge) translateOptions(cfg *Config) TranslateOptions {
 	o := TranslateOptionsOf(cfg)
+	if cfg.Dialect == DialectMarathonLB {
+		o.MarathonLB.Exporter = b.exporter
+		if cfg.MarathonLB.Endpoints {
+			o.MarathonLB.API = b.apiAddr()
+		}
+	}
 	o.LocalAddrs = localAddrs(b.log)
 	o.Incumbents = incumbents(cfg.HAProxy.Config)
 	o.Reserved = map[uint16]string{}
@@ -204,29 +209,6 @@ func (b *Bridge) translateOptions(cfg *Config) TranslateOptions {
 		if a, ok := ln.Addr().(*net.TCPAddr); ok {
 			o.Reserved[uint16(a.Port)] = "bridged's own listener"
 		}
-	}
-	return o
-}
-
-// TranslateOptionsOf is what a Translator needs to know of cfg, on no node in
-// particular.
-func TranslateOptionsOf(cfg *Config) TranslateOptions {
-	o := TranslateOptions{
-		Dialect:             cfg.Dialect,
-		Groups:              cfg.Groups,
-		Health:              cfg.Health,
-		Bind:                cfg.HAProxy.Bind,
-		CheckInterval:       cfg.HAProxy.CheckInterval,
-		AllowTemplateLabels: cfg.AllowTemplateLabels,
-	}
-	for _, s := range cfg.HTTPBind {
-		// Validate has accepted it.
-		if bind, err := ParseBind(s); err == nil {
-			o.HTTPBinds = append(o.HTTPBinds, bind)
-		}
-	}
-	if cfg.Dialect == DialectMarathonLB {
-		o = MarathonLBDefaults(o, nil)
 	}
 	return o
 }
@@ -244,27 +226,6 @@ func localAddrs(log *slog.Logger) []netip.Addr {
 		}
 	}
 	return addrs
-}
-
-// GlobalOf is what of cfg the global and defaults sections are made from.
-func GlobalOf(cfg *Config) *haproxy.Global {
-	return &haproxy.Global{
-		Socket:        cfg.HAProxy.Socket,
-		OldWorkers:    cfg.HAProxy.MaxOldWorkers,
-		CheckInterval: haproxyTime(cfg.HAProxy.CheckInterval),
-		HardStopAfter: hardStop,
-	}
-}
-
-// nodeGlobal is GlobalOf for the HAProxy of this node: where we are not root, HAProxy
-// opens the stats socket to our group, or the next reload would lock us out. A mode that
-// the operator's own file gives the socket comes first.
-func nodeGlobal(cfg *Config) *haproxy.Global {
-	g := GlobalOf(cfg)
-	if os.Geteuid() != 0 && !cfg.HAProxy.Supervise {
-		g.SocketMode = fmt.Sprintf("mode 660 gid %d", os.Getegid())
-	}
-	return g
 }
 
 // haproxyTime writes d as HAProxy reads it.
@@ -325,49 +286,13 @@ func (b *Bridge) adopt(ctx context.Context) error {
 	}
 }
 
-// newWatcher makes a watcher of cfg's Marathon. It takes over the metrics of the one
-// before.
-func (b *Bridge) newWatcher(cfg *Config, urls []string) (*discovery.Watcher, error) {
-	m := cfg.Marathon
-	w, err := discovery.NewWatcher(discovery.Options{
-		URLs:       urls,
-		Transport:  discovery.Transport(m.Transport),
-		Auth:       discovery.AuthOptions{BasicFile: m.Auth.BasicFile, TokenFile: m.Auth.TokenFile, DCOSFile: m.Auth.DCOSFile},
-		TLS:        discovery.TLSOptions{CAFile: m.TLS.CAFile, CertFile: m.TLS.CertFile, KeyFile: m.TLS.KeyFile, Insecure: m.TLS.Insecure},
-		Resync:     m.Resync,
-		StateDir:   b.stateDir(cfg),
-		Resolver:   b.opts.Resolver,
-		Logger:     b.opts.Logger,
-		Registerer: replacing{b.opts.Registry},
-	})
-	if err != nil {
-		return nil, cfg.Problem("marathon", "cannot be followed", err)
-	}
-	return w, nil
-}
-
-// follow makes w the source of updates, in place of the one before.
-func (b *Bridge) follow(ctx context.Context, w *discovery.Watcher) {
-	if b.source != nil {
-		b.source.stop()
-		<-b.source.ended
-	}
-	ctx, stop := context.WithCancel(ctx)
-	s := &source{Watcher: w, stop: stop, ended: make(chan error, 1)}
-	go func() { s.ended <- w.Run(ctx) }()
-	b.source = s
-}
-
 // loop is where everything meets. It alone touches the translator and the Proxy, so
 // neither has a lock. Each case is short: what takes long runs elsewhere and comes
 // back as a case.
 func (b *Bridge) loop(ctx context.Context) error {
-	w, err := b.newWatcher(b.config, b.marathons)
-	if err != nil {
-		return err
-	}
-	b.follow(ctx, w)
-	defer func() { b.source.stop(); <-b.source.ended }()
+	b.source.start(ctx)
+	b.current.source.Store(b.source.registry)
+	defer func() { b.source.end() }()
 	b.watchFiles()
 	defer b.opts.Notify("STOPPING=1")
 	b.opts.Notify("READY=1")
@@ -380,7 +305,7 @@ func (b *Bridge) loop(ctx context.Context) error {
 	for {
 		select {
 		// Services of Marathon changed.
-		case u := <-b.source.Updates():
+		case u := <-b.source.updates:
 			b.apply(ctx, u)
 		// Background work on HAProxy's side ended: a reload, a save, a reconnect.
 		case job := <-b.proxy.Done():
@@ -423,7 +348,7 @@ func (b *Bridge) apply(ctx context.Context, u *discovery.Update) {
 			b.log.Error("first update is not a full picture, ignored")
 			return
 		}
-		change.Global = nodeGlobal(b.config)
+		change.Global = b.nodeGlobal(b.config)
 		b.synced = true
 	}
 	b.push(ctx, change, len(u.Services)+len(u.Gone))
@@ -480,18 +405,20 @@ func (b *Bridge) state() State {
 
 // health is state without the services. It sets the gauges that follow from it.
 func (b *Bridge) health() State {
-	m, h := b.source.Status(), b.proxy.Status()
+	m, h := b.source.statuses(), b.proxy.Status()
 	reasons := notReady(m, h)
 	s := State{
 		Version:  b.opts.Version,
 		Started:  b.started,
 		Ready:    len(reasons) == 0,
 		NotReady: reasons,
-		Config:   ConfigState{File: b.config.File, Loaded: b.loaded, LastError: b.lastError, Marathons: b.marathons},
-		Marathon: m,
-		HAProxy:  h,
-		Rejected: b.translator.Rejected(),
-		Refused:  h.Rejected,
+		Config:   ConfigState{File: b.config.File, Loaded: b.loaded, LastError: b.lastError, Marathons: b.source.urls()},
+
+		Marathon:  overall(m),
+		Marathons: named(m),
+		HAProxy:   h,
+		Rejected:  b.translator.Rejected(),
+		Refused:   h.Rejected,
 	}
 	b.metrics.setReady(s.Ready)
 	b.metrics.setRejected(s.Rejected, len(s.Refused))
@@ -504,7 +431,7 @@ func (b *Bridge) beat() {
 	if b.opts.Watchdog > 0 {
 		b.opts.Notify("WATCHDOG=1")
 	}
-	reasons := notReady(b.source.Status(), b.proxy.Status())
+	reasons := notReady(b.source.statuses(), b.proxy.Status())
 	ready := len(reasons) == 0
 	first := ""
 	if !ready {
@@ -516,7 +443,7 @@ func (b *Bridge) beat() {
 	b.metrics.setReady(ready)
 	switch {
 	case ready:
-		s := b.source.Status()
+		s := overall(b.source.statuses())
 		b.log.Info("ready", "apps", s.Apps, "tasks", s.Tasks)
 		b.opts.Notify("STATUS=in step with Marathon")
 	case b.wasReady:
@@ -559,5 +486,9 @@ func (b *Bridge) watchFiles() {
 		return
 	}
 	c := b.config
-	b.files.Watch(c.File, c.HAProxy.Template, c.Marathon.URLsFile)
+	paths := []string{c.File, c.HAProxy.Template, c.watchedTemplates()}
+	for _, m := range c.sources() {
+		paths = append(paths, m.URLsFile)
+	}
+	b.files.Watch(paths...)
 }

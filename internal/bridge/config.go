@@ -27,10 +27,19 @@ const LegacyMarathonsFile = "/etc/haproxy-marathon-bridge/marathons"
 // and documentation stand in Settings. A loaded Config is not modified.
 type Config struct {
 	Marathon MarathonConfig
-	HAProxy  HAProxyConfig
+	// Marathons are several, in place of Marathon.
+	Marathons []MarathonConfig
+	HAProxy   HAProxyConfig
+	// MarathonLB counts in dialect marathon-lb alone.
+	MarathonLB MarathonLBConfig
 
 	Dialect             Dialect
 	Groups              []string
+	Strict              bool
+	DropEmpty           bool
+	DropUnreachable     bool
+	CertDir             string
+	SocketDir           string
 	Health              HealthMode // "" until loaded: by dialect
 	Drain               time.Duration
 	Listen              string
@@ -44,13 +53,19 @@ type Config struct {
 	// File is the configuration file that was read, "" for none.
 	File string
 
+	// templates are the operator's, by name, as they were when the Config was loaded;
+	// templateEnv are the variables that some of them come from.
+	templates   map[string]string
+	templateEnv []string
+
 	// origins says for each key that is not at its default where its value came
 	// from, for messages: "/etc/bridged/bridged.yaml:12", "--listen".
 	origins map[string]origin
 }
 
-// MarathonConfig is the section marathon.
+// MarathonConfig is the section marathon, or one entry of the list marathons.
 type MarathonConfig struct {
+	Name     string // tells several apart; "" for the only one
 	URLs     []string
 	URLsFile string
 	// Legacy: URLsFile is the file of haproxy-marathon-bridge, read because nothing
@@ -92,6 +107,7 @@ type HAProxyConfig struct {
 func Defaults() *Config {
 	c := &Config{
 		Dialect:   DialectBridge,
+		CertDir:   "/etc/ssl",
 		Drain:     30 * time.Second,
 		Listen:    "127.0.0.1:9377",
 		StateDir:  "/var/lib/bridged",
@@ -99,8 +115,8 @@ func Defaults() *Config {
 		LogFormat: "text",
 		origins:   map[string]origin{},
 	}
-	c.Marathon.Transport = "auto"
-	c.Marathon.Resync = 5 * time.Minute
+	c.Marathon = marathonDefaults()
+	c.MarathonLB = marathonLBDefaults()
 	c.HAProxy = HAProxyConfig{
 		Config:        "/etc/haproxy/haproxy.cfg",
 		Socket:        "/run/haproxy/admin.sock",
@@ -113,6 +129,10 @@ func Defaults() *Config {
 		Slots:         "auto",
 	}
 	return c
+}
+
+func marathonDefaults() MarathonConfig {
+	return MarathonConfig{Transport: "auto", Resync: 5 * time.Minute}
 }
 
 // ConfigError is what an operator has to correct before bridged can run: each
@@ -198,7 +218,7 @@ func Load(src Sources) (*Config, error) {
 	if legacy == "" {
 		legacy = LegacyMarathonsFile
 	}
-	if len(c.Marathon.URLs) == 0 && c.Marathon.URLsFile == "" {
+	if len(c.Marathon.URLs) == 0 && c.Marathon.URLsFile == "" && len(c.Marathons) == 0 {
 		if _, err := os.Stat(legacy); err == nil {
 			c.Marathon.URLsFile = legacy
 			c.Marathon.Legacy = true
@@ -210,9 +230,13 @@ func Load(src Sources) (*Config, error) {
 			c.Health = HealthHAProxy
 		}
 	}
+	c.templateEnv = templateVariables(src.Environ)
 	if len(problems) == 0 {
 		// After a value that could not be read, what follows from it would only repeat it.
 		problems = c.validate(src.Offline)
+	}
+	if len(problems) == 0 {
+		problems = c.readTemplates()
 	}
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
@@ -226,12 +250,13 @@ func (c *Config) Validate() []error { return c.validate(false) }
 
 func (c *Config) validate(offline bool) []error {
 	v := validator{c: c}
-	v.marathon(offline)
+	v.marathons(offline)
 	v.haproxy(offline)
-	for _, b := range c.HTTPBind {
-		if _, err := ParseBind(b); err != nil {
-			v.add("http.bind", err.Error(), nil)
-		}
+	v.httpBinds()
+	v.marathonLB()
+	v.absolute("cert_dir", c.CertDir)
+	if c.SocketDir != "" {
+		v.absolute("socket_dir", c.SocketDir)
 	}
 	v.atLeast("drain", c.Drain, 0)
 	v.hostPort("listen", c.Listen, false)
@@ -245,40 +270,6 @@ func (c *Config) validate(offline bool) []error {
 type validator struct {
 	c        *Config
 	problems []error
-}
-
-func (v *validator) marathon(offline bool) {
-	m := &v.c.Marathon
-	switch {
-	case len(m.URLs) > 0 && m.URLsFile != "":
-		v.add("marathon.urls_file", "marathon.urls is set too; keep one of them", nil)
-	case len(m.URLs) == 0 && m.URLsFile == "" && !offline:
-		v.add("marathon.urls", "no Marathon to follow; set it here, with --marathon URL or BRIDGED_MARATHON_URLS, or list host:port lines in "+LegacyMarathonsFile, nil)
-	}
-	for _, u := range m.URLs {
-		if _, err := marathonURL(u); err != nil {
-			v.add("marathon.urls", err.Error(), nil)
-		}
-	}
-	if m.URLsFile != "" {
-		if _, err := readMarathonsFile(m.URLsFile); err != nil {
-			v.problems = append(v.problems, err)
-		}
-	}
-	v.oneOf("marathon.transport", m.Transport, "auto", "sse", "callback", "poll")
-	v.readable("marathon.auth.basic_file", m.Auth.BasicFile)
-	v.readable("marathon.auth.token_file", m.Auth.TokenFile)
-	v.readable("marathon.auth.dcos_file", m.Auth.DCOSFile)
-	if n := countSet(m.Auth.BasicFile, m.Auth.TokenFile, m.Auth.DCOSFile); n > 1 {
-		v.add("marathon.auth", fmt.Sprintf("%d kinds of credentials are set; keep one of basic_file, token_file and dcos_file", n), nil)
-	}
-	v.readable("marathon.tls.ca_file", m.TLS.CAFile)
-	v.readable("marathon.tls.cert_file", m.TLS.CertFile)
-	v.readable("marathon.tls.key_file", m.TLS.KeyFile)
-	if (m.TLS.CertFile == "") != (m.TLS.KeyFile == "") {
-		v.add("marathon.tls.cert_file", "a client certificate needs both cert_file and key_file; set or remove both", nil)
-	}
-	v.atLeast("marathon.resync", m.Resync, time.Second)
 }
 
 func (v *validator) haproxy(offline bool) {

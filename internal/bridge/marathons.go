@@ -82,23 +82,18 @@ func readMarathonsFile(path string) ([]string, error) {
 	return ParseMarathons(path, f)
 }
 
-// MarathonURLs returns the URLs of the Marathons to follow, read from
-// marathon.urls_file where that is what c names.
+// MarathonURLs returns the URLs of the Marathons to follow, read from their files where
+// that is what c names.
 func (c *Config) MarathonURLs() ([]string, error) {
-	if c.Marathon.URLsFile != "" {
-		return readMarathonsFile(c.Marathon.URLsFile)
-	}
-	urls := make([]string, 0, len(c.Marathon.URLs))
-	for _, s := range c.Marathon.URLs {
-		u, err := marathonURL(s)
+	var all []string
+	for _, m := range c.sources() {
+		urls, err := c.urls(&m)
 		if err != nil {
-			return nil, c.Problem("marathon.urls", err.Error(), nil)
+			return nil, err
 		}
-		if !slices.Contains(urls, u) {
-			urls = append(urls, u)
-		}
+		all = append(all, urls...)
 	}
-	return urls, nil
+	return all, nil
 }
 
 // parsePort accepts decimal digits alone, as net.LookupPort does not.

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"errors"
 	"runtime"
 	"time"
 
@@ -76,26 +75,5 @@ func (m *metrics) setReady(ok bool) {
 	m.ready.Set(0)
 	if ok {
 		m.ready.Set(1)
-	}
-}
-
-// replacing is a registry in which a collector takes the place of an earlier one with
-// the same names, so that a watcher that follows another can count on.
-type replacing struct{ *prometheus.Registry }
-
-func (r replacing) Register(c prometheus.Collector) error {
-	err := r.Registry.Register(c)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		r.Registry.Unregister(already.ExistingCollector)
-		return r.Registry.Register(c)
-	}
-	return err
-}
-
-func (r replacing) MustRegister(cs ...prometheus.Collector) {
-	for _, c := range cs {
-		if err := r.Register(c); err != nil {
-			panic(err)
-		}
 	}
 }

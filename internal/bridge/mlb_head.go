@@ -1,8 +1,10 @@
 package bridge
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"bridged/internal/haproxy"
@@ -132,4 +134,54 @@ func ownGlobal(line string) string {
 		return word + ": bridged writes its generation there"
 	}
 	return ""
+}
+
+// hasSection reports whether one of h's sections has this name.
+func (h Head) hasSection(name string) bool {
+	for line := range strings.Lines(h.Sections) {
+		if words := strings.Fields(line); opensSection(line) && len(words) > 1 && words[1] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// apiBackend is the backend that hands marathon-lb's endpoints to bridged.
+const apiBackend = "bridged_api"
+
+// luaEndpoint matches a line that hands one of marathon-lb's endpoints to its Lua code.
+var luaEndpoint = regexp.MustCompile(`^http-request use-service lua\.(getpids|getconfig|getvhostmap|getappmap|signalmlbhup|signalmlbusr1)\b(.*)$`)
+
+// sections are h's sections with the defaults that stand before them there. What they
+// hand to marathon-lb's Lua code goes to bridged at api instead.
+func (h Head) sections(api netip.AddrPort) string {
+	if h.Sections == "" {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("defaults\n")
+	for _, line := range h.Defaults {
+		b.WriteString("  " + line + "\n")
+	}
+	b.WriteString("\n")
+	handed := false
+	for line := range strings.Lines(h.Sections) {
+		m := luaEndpoint.FindStringSubmatch(strings.TrimSpace(line))
+		switch {
+		case m == nil:
+			b.WriteString(line)
+		case !api.IsValid():
+			// Nobody answers.
+		default:
+			if strings.HasPrefix(m[1], "signal") {
+				b.WriteString("  " + signalGuard + "\n")
+			}
+			b.WriteString("  use_backend " + apiBackend + m[2] + "\n")
+			handed = true
+		}
+	}
+	if handed {
+		b.WriteString("\nbackend " + apiBackend + "\n  mode http\n  server bridged " + api.String() + "\n")
+	}
+	return b.String()
 }

@@ -67,6 +67,9 @@ func (d *mlbDialect) grouped(t *Translator, tls []haproxy.Bind, chunks ownedLine
 	return out
 }
 
+// signalGuard keeps the endpoints that change something for this machine alone.
+const signalGuard = "http-request deny if { path_beg /_mlb_signal/ } !{ src 127.0.0.0/8 ::1 }"
+
 // stats is the listener on which marathon-lb's tools look for statistics and for what
 // bridged itself answers here.
 func (d *mlbDialect) stats() []sharedSection {
@@ -80,10 +83,10 @@ func (d *mlbDialect) stats() []sharedSection {
 	}
 	if o.API != (netip.AddrPort{}) {
 		listen.Lines = append(listen.Lines,
-			"http-request deny if { path_beg /_mlb_signal/ } !{ src 127.0.0.0/8 ::1 }",
-			"use_backend bridged_api if { path /_haproxy_getconfig /_haproxy_getvhostmap /_haproxy_getappmap /_haproxy_getpids } || { path_beg /_mlb_signal/ }")
+			signalGuard,
+			"use_backend "+apiBackend+" if { path /_haproxy_getconfig /_haproxy_getvhostmap /_haproxy_getappmap /_haproxy_getpids } || { path_beg /_mlb_signal/ }")
 		out = append(out, sharedSection{backend: &haproxy.Backend{Section: haproxy.Section{Kind: haproxy.KindBackend,
-			Name: "bridged_api", Mode: haproxy.HTTP, Order: -4, Lines: []string{"server bridged " + o.API.String()}}}})
+			Name: apiBackend, Mode: haproxy.HTTP, Order: -4, Lines: []string{"server bridged " + o.API.String()}}}})
 	}
 	return out
 }

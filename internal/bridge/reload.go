@@ -3,14 +3,12 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"bridged/internal/discovery"
 )
 
 // effect is how a key takes effect when it changes while bridged runs.
@@ -35,7 +33,12 @@ func effectOf(key string) effect {
 		return newMembers
 	case "haproxy.template":
 		return newTemplate
-	case "dialect", "groups", "health", "haproxy.bind", "haproxy.check_interval", "http.bind", "allow_template_labels":
+	case marathonsKey:
+		return newWatcher
+	case "dialect", "groups", "strict", "drop_empty", "drop_unreachable", "cert_dir", "socket_dir", templatesKey, "health", "haproxy.bind", "haproxy.check_interval", "http.bind", "allow_template_labels":
+		return newServices
+	}
+	if strings.HasPrefix(key, "marathon_lb.") {
 		return newServices
 	}
 	if strings.HasPrefix(key, "marathon.") {
@@ -88,7 +91,7 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 	}
 
 	// What can fail comes first, so that nothing is changed when something fails.
-	urls, err := next.MarathonURLs()
+	options, err := next.DiscoveryOptions()
 	if err != nil {
 		return nil, err
 	}
@@ -96,15 +99,13 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var watcher *discovery.Watcher // nil: the one that runs stays
+	var source *source // nil: the one that runs stays
 	if effects[newWatcher] {
-		if watcher, err = b.newWatcher(next, urls); err != nil {
+		if source, err = b.newSource(next, options); err != nil {
 			return nil, err
 		}
-	} else if !slices.Equal(urls, b.marathons) {
-		if err := b.source.SetURLs(urls); err != nil {
-			return nil, next.Problem("marathon.urls", "cannot be followed", err)
-		}
+	} else if err := b.source.setMembers(options); err != nil {
+		return nil, next.Problem("marathon.urls", "cannot be followed", err)
 	}
 	if template != b.template {
 		if err := b.proxy.SetTemplate(ctx, template); err != nil {
@@ -112,14 +113,14 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 		}
 	}
 
-	b.config, b.marathons, b.template = next, urls, template
-	if watcher != nil {
-		b.follow(ctx, watcher)
+	b.config, b.template = next, template
+	if source != nil {
+		b.follow(ctx, source)
 	}
 	if effects[newServices] {
 		change := b.translator.Reconfigure(b.translateOptions(next), time.Now())
 		if b.synced {
-			change.Global = nodeGlobal(next)
+			change.Global = b.nodeGlobal(next)
 			b.push(ctx, change, len(change.Backends))
 		}
 	}
@@ -129,12 +130,21 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 	return changed, nil
 }
 
+// templatesKey stands for the operator's templates among changed keys.
+const templatesKey = "templates"
+
 // changedKeys lists the keys whose values differ, in the order of Settings.
 func changedKeys(a, b *Config) (keys []string) {
 	for _, s := range configKeys {
 		if !reflect.DeepEqual(s.field(a), s.field(b)) {
 			keys = append(keys, s.Key)
 		}
+	}
+	if !sameMarathons(a.Marathons, b.Marathons) {
+		keys = append(keys, marathonsKey)
+	}
+	if !maps.Equal(a.templates, b.templates) {
+		keys = append(keys, templatesKey)
 	}
 	return keys
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"bridged/internal/discovery"
@@ -34,9 +35,11 @@ func Render(ctx context.Context, cfg *Config, template string, services []*disco
 	if err != nil {
 		return nil, templateProblem(cfg, err)
 	}
-	t := NewTranslator(TranslateOptionsOf(cfg))
+	o := TranslateOptionsOf(cfg)
+	o.MarathonLB.Exporter = cfg.Dialect == DialectMarathonLB && HasExporter(ctx, cfg.HAProxy.Binary)
+	t := NewTranslator(o)
 	change := t.Apply(&discovery.Update{Services: services, Full: true}, now)
-	change.Global = GlobalOf(cfg)
+	change.Global = GlobalOf(cfg, netip.AddrPort{})
 	r := &Rendering{Rejected: t.Rejected(), renderer: renderer}
 	r.Config, _, r.Refused, err = haproxy.Isolate(ctx, renderer, configOf(&change), cfg.HAProxy.Binary)
 	if errors.Is(err, haproxy.ErrNoBinary) {

@@ -60,6 +60,8 @@ type routeTable struct {
 	dirty map[string]bool
 	units map[*unit]bool // whose app-id route may have changed
 
+	appIDs map[string]map[*unit]*fragment // who could answer for an app id
+
 	chunks        map[*entry]*chunk
 	chunksChanged bool
 
@@ -83,7 +85,7 @@ type boundRoute struct {
 
 func newRouteTable() *routeTable {
 	return &routeTable{hosts: make(map[string]*hostRoutes), dirty: make(map[string]bool),
-		units: make(map[*unit]bool), chunks: make(map[*entry]*chunk)}
+		units: make(map[*unit]bool), appIDs: make(map[string]map[*unit]*fragment), chunks: make(map[*entry]*chunk)}
 }
 
 func (rt *routeTable) remove(e *entry, f *fragment) {
@@ -233,26 +235,60 @@ func setMap(c *haproxy.Change, name, key, value string) {
 	c.Maps[name][key] = value
 }
 
-// emitAppID finds who answers for an app id: the HTTP service with the lowest port.
+// emitAppID finds who answers for an app id: the HTTP service with the lowest port. An app
+// of another Marathon, or a deployment group, may have the same id.
 func (rt *routeTable) emitAppID(u *unit, c *haproxy.Change, on bool) {
+	id := strings.ToLower(u.key.id)
+	best := u.answering(on)
+	if best == nil && rt.appIDs[id] == nil {
+		return
+	}
+	if rt.appIDs[id] == nil {
+		rt.appIDs[id] = make(map[*unit]*fragment)
+	}
+	twins := rt.appIDs[id]
+	twins[u] = best
+	for _, f := range twins {
+		if f != nil && (best == nil || f.view.number < best.view.number) {
+			best = f
+		}
+	}
+	if best == nil {
+		setMap(c, mapAppIDs, id, "")
+	}
+	for twin, f := range twins {
+		name := ""
+		if best != nil && f == best {
+			name = best.name
+		}
+		if twin.appRoute != name {
+			for _, e := range twin.entries {
+				// Rules as text are written for the service that answers alone.
+				rt.chunksChanged = rt.chunksChanged || rt.chunks[e] != nil
+			}
+			if name != "" {
+				setMap(c, mapAppIDs, id, name)
+			}
+			twin.appRoute = name
+		}
+		if f == nil {
+			delete(twins, twin)
+		}
+	}
+	if len(twins) == 0 {
+		delete(rt.appIDs, id)
+	}
+}
+
+// answering is the live HTTP service of u with the lowest port; nil: none, or not on.
+func (u *unit) answering(on bool) *fragment {
 	var best *fragment
 	for _, e := range u.entries {
 		if f := e.live; on && f != nil && f.mode == haproxy.HTTP && (best == nil || f.view.number < best.view.number) {
 			best = f
 		}
 	}
-	name := ""
-	if best != nil {
-		name = best.name
-	}
-	if u.appRoute != name {
-		for _, e := range u.entries {
-			// Rules as text are written for the service that answers alone.
-			rt.chunksChanged = rt.chunksChanged || rt.chunks[e] != nil
-		}
-		setMap(c, mapAppIDs, strings.ToLower(u.key.id), name)
-		u.appRoute = name
-	}
+	return best
 }
 
 // group enters or removes what a service brings to the sections of its vhosts.

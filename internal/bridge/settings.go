@@ -116,6 +116,16 @@ var configKeys = []Setting{
 		func(c *Config) any { return &c.Dialect }},
 	{"groups", "group", "only apps whose HAPROXY_GROUP is one of these; none: every app",
 		func(c *Config) any { return &c.Groups }},
+	{"strict", "strict", "serve a service port only when its label HAPROXY_n_ENABLED is true",
+		func(c *Config) any { return &c.Strict }},
+	{"drop_empty", "drop-empty", "remove the listener of a service whose last task went; by default it stays and refuses",
+		func(c *Config) any { return &c.DropEmpty }},
+	{"drop_unreachable", "drop-unreachable", "take tasks out that Mesos cannot reach; by default they stay, since clients may reach them",
+		func(c *Config) any { return &c.DropUnreachable }},
+	{"cert_dir", "cert-dir", "directory that certificates named by labels must be in",
+		func(c *Config) any { return &c.CertDir }},
+	{"socket_dir", "socket-dir", "directory that unix sockets bound by labels must be in; none: labels may bind none",
+		func(c *Config) any { return &c.SocketDir }},
 	{"health", "health", "whose verdict gates traffic: marathon, haproxy, both or none (default both; haproxy in dialect marathon-lb)",
 		func(c *Config) any { return &c.Health }},
 	{"drain", "drain", "how long a task that is being killed keeps its open connections",
@@ -128,8 +138,32 @@ var configKeys = []Setting{
 		func(c *Config) any { return &c.StateDir }},
 	{"allow_template_labels", "allow-template-labels", "let apps put text of their own into haproxy.cfg",
 		func(c *Config) any { return &c.AllowTemplateLabels }},
-	{"http.bind", "http-bind", "addresses of the shared HTTP frontend, such as *:80; none: off",
+	{"http.bind", "http-bind", "addresses of the shared HTTP frontend, such as *:80; by default off, in dialect marathon-lb *:80 and *:443; the word none: off",
 		func(c *Config) any { return &c.HTTPBind }},
+
+	{"marathon_lb.ssl_certs", "marathon-lb-ssl-certs", "certificates of *:443 (files or directories); none: no HTTPS",
+		func(c *Config) any { return &c.MarathonLB.SSLCerts }},
+	{"marathon_lb.template_dir", "marathon-lb-template-dir", "directory with templates named HAPROXY_<NAME>; watched",
+		func(c *Config) any { return &c.MarathonLB.TemplateDir }},
+	{"marathon_lb.app_id_bind", "marathon-lb-app-id-bind", "listener that routes by the header X-Marathon-App-Id; the word none: off",
+		func(c *Config) any { return &c.MarathonLB.AppIDBind }},
+	{"marathon_lb.stats_bind", "marathon-lb-stats-bind", "listener of HAProxy's statistics and marathon-lb's endpoints; the word none: off",
+		func(c *Config) any { return &c.MarathonLB.StatsBind }},
+	{"marathon_lb.endpoints", "marathon-lb-endpoints", "answer marathon-lb's endpoints (/_haproxy_getconfig and its kind, /_mlb_signal) there",
+		func(c *Config) any { return &c.MarathonLB.Endpoints }},
+	{"marathon_lb.auto_ports", "marathon-lb-auto-ports", "range of service ports for apps of container networks that have none; the word none: they get none",
+		func(c *Config) any { return &c.MarathonLB.AutoPorts }},
+	{"marathon_lb.group_https_by_vhost", "marathon-lb-group-https-by-vhost", "a TLS frontend for each vhost, with its own certificates",
+		func(c *Config) any { return &c.MarathonLB.GroupHTTPSByVhost }},
+	{"marathon_lb.longest_path_first", "marathon-lb-longest-path-first", "of routes with one weight the longer path is asked first; by default app id and port decide, as in marathon-lb",
+		func(c *Config) any { return &c.MarathonLB.LongestPathFirst }},
+	{"marathon_lb.open_auth", "marathon-lb-open-auth", "ask for credentials on vhosts alone, as marathon-lb does: service port and app-id route stay open",
+		func(c *Config) any { return &c.MarathonLB.OpenAuth }},
+	{"marathon_lb.plain_https_checks", "marathon-lb-plain-https-checks", "probe HTTPS health checks in plain HTTP, as marathon-lb does",
+		func(c *Config) any { return &c.MarathonLB.PlainHTTPSChecks }},
+	{"marathon_lb.framework_name", "marathon-lb-framework-name", "app that is left out because it is the load balancer itself, without the leading slash",
+		func(c *Config) any { return &c.MarathonLB.FrameworkName }},
+
 	{"log.level", "log-level", "debug, info, warn or error",
 		func(c *Config) any { return &c.LogLevel }},
 	{"log.format", "log-format", "text or json",
@@ -207,6 +241,9 @@ func (c *Config) set(s Setting, from layer, where string, values []string) error
 		}
 		delete(c.origins, other)
 	}
+	if (s.Key == "marathon.urls" || s.Key == "marathon.urls_file") && from > fromFile {
+		c.Marathons = nil // the flag or variable names the only one
+	}
 	c.origins[s.Key] = origin{from, where}
 	return nil
 }
@@ -261,6 +298,10 @@ func (r *yamlReader) mapping(prefix string, n *yaml.Node) {
 		r.seen[key] = name.Line
 		if at := slices.IndexFunc(configKeys, func(s Setting) bool { return s.Key == key }); at >= 0 {
 			r.value(configKeys[at], value)
+			continue
+		}
+		if key == marathonsKey {
+			r.marathons(value)
 			continue
 		}
 		section := slices.ContainsFunc(configKeys, func(s Setting) bool { return strings.HasPrefix(s.Key, key+".") })

@@ -18,7 +18,9 @@ type State struct {
 
 	Config   ConfigState      `json:"config"`
 	Marathon discovery.Status `json:"marathon"`
-	HAProxy  haproxy.Status   `json:"haproxy"`
+	// Marathons are the single ones where there are several; Marathon is then all of them.
+	Marathons []discovery.Status `json:"marathons,omitempty"`
+	HAProxy   haproxy.Status     `json:"haproxy"`
 
 	// Rejected is what is not served as its app asks, by app and index; Refused is what
 	// HAProxy itself did not take.
@@ -83,23 +85,8 @@ type ConfigState struct {
 
 // notReady lists what keeps the bridge from being ready: not synced with Marathon, or
 // HAProxy not known to run what follows from it.
-func notReady(m discovery.Status, h haproxy.Status) (reasons []string) {
-	if !m.Synced {
-		reason := "Marathon was not read yet"
-		if m.Err != "" {
-			reason += ": " + m.Err
-		}
-		reasons = append(reasons, reason)
-	} else if !m.Connected {
-		reason := "Marathon is not connected"
-		if m.Err != "" {
-			reason += ": " + m.Err
-		}
-		reasons = append(reasons, reason)
-	}
-	if m.Held != "" {
-		reasons = append(reasons, "an answer of Marathon is held back: "+m.Held)
-	}
+func notReady(m []discovery.Status, h haproxy.Status) (reasons []string) {
+	reasons = marathonTrouble(m)
 	if !h.Connected {
 		reason := "HAProxy is not connected"
 		if h.LastError != "" {

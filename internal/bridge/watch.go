@@ -3,10 +3,13 @@ package bridge
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -23,10 +26,14 @@ const (
 	maxWatchedFile = 4 << 20
 )
 
-// digest stands for the contents of a file.
+// maxWatchedEntries keeps a wrong directory from being read without end.
+const maxWatchedEntries = 1000
+
+// digest stands for the contents of a file, or of the files in a directory.
 type digest [sha256.Size]byte
 
-// fileWatcher says when the contents of some files changed. It watches their
+// fileWatcher says when the contents of some files, or of the files in some directories,
+// changed. It watches their
 // directories, because files are replaced by rename; an event is a hint to look, and
 // only other contents count as a change. A file that cannot be read has contents of
 // its own, so that appearing and vanishing are changes too.
@@ -134,6 +141,9 @@ func (w *fileWatcher) watchDirs(notify *fsnotify.Watcher, files map[string]diges
 	want := map[string]bool{}
 	for path := range files {
 		want[filepath.Dir(path)] = true
+		if st, err := os.Stat(path); err == nil && st.IsDir() {
+			want[path] = true
+		}
 	}
 	have := map[string]bool{}
 	for _, dir := range notify.WatchList() {
@@ -160,6 +170,23 @@ func digestOf(path string) digest {
 	}
 	defer f.Close()
 	h := sha256.New()
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		names, err := f.Readdirnames(maxWatchedEntries)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return digest{}
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			// A directory in it counts by its name alone: reading goes one level down.
+			if st, err := os.Stat(filepath.Join(path, name)); err != nil || st.IsDir() {
+				fmt.Fprintf(h, "%q\n", name)
+				continue
+			}
+			sum := digestOf(filepath.Join(path, name))
+			fmt.Fprintf(h, "%q %x\n", name, sum)
+		}
+		return digest(h.Sum(nil))
+	}
 	if _, err := io.Copy(h, io.LimitReader(f, maxWatchedFile)); err != nil {
 		return digest{}
 	}
