@@ -347,6 +347,7 @@ func (p *Proxy) found(bs *backendState, read *running) {
 			s := &read.servers[i]
 			if at := bs.have.find(s.Name, i); at >= 0 {
 				old := &bs.have.servers[at]
+				s.Name = old.Name // one string for both
 				s.known, s.ID, s.Cookie, s.Options, s.retired = old.known, old.ID, old.Cookie, old.Options, old.retired
 			}
 		}

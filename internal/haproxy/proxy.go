@@ -49,6 +49,13 @@ type Options struct {
 	// a contract, where the version allows it), "never". "": auto.
 	Slots string
 
+	// CertDir is a directory of certificates, one PEM file each, that stands behind `crt` of
+	// binds and is served by SNI. These files, and single .pem files that binds name, are
+	// validated and copied to CertStore, from where HAProxy loads them; see Certificates.
+	CertDir    string // "": none
+	CertStore  string // "": bridged-certs beside ConfigFile
+	SelfSigned bool   // make a certificate where CertDir has none
+
 	Stderr *os.File // what a supervised HAProxy says; nil: our own. It outlives us: no pipe
 
 	Logger     *slog.Logger          // nil: discards
@@ -76,31 +83,31 @@ type Result struct {
 
 // Status is a snapshot of a Proxy for the status page and the readiness check.
 type Status struct {
-	Connected  bool
-	Version    string // as HAProxy says it
-	Pid        int
-	Generation string // of the running worker
-	Degraded   []string
+	Connected  bool     `json:"connected"`
+	Version    string   `json:"version"` // as HAProxy says it
+	Pid        int      `json:"pid"`
+	Generation string   `json:"generation"` // of the running worker
+	Degraded   []string `json:"degraded,omitempty"`
 
 	// Matches: HAProxy runs what is wanted, as far as is known: connected, synced once and
 	// nothing pending.
-	Matches   bool
-	Pending   []Reason // of the reload that is due or running
-	Reloading bool
-	Reloads   int // that succeeded since start
+	Matches   bool     `json:"matches"`
+	Pending   []Reason `json:"pending,omitempty"` // of the reload that is due or running
+	Reloading bool     `json:"reloading"`
+	Reloads   int      `json:"reloads"` // that succeeded since start
 
-	OldWorkers int
-	Rejected   []Rejected
-	LastError  string
-	Servers    map[string]int // by state: ready drain maint spare retired
+	OldWorkers int            `json:"oldWorkers"`
+	Rejected   []Rejected     `json:"rejected,omitempty"`
+	LastError  string         `json:"lastError,omitempty"`
+	Servers    map[string]int `json:"servers"` // by state: ready drain maint spare retired
 }
 
 // Rejected is a part of the configuration that HAProxy refused and that runs in its last
 // good form, or not at all, until it changes.
 type Rejected struct {
-	Owner   string // app
-	Section string
-	Detail  string // HAProxy's own words
+	Owner   string `json:"owner"` // app
+	Section string `json:"section"`
+	Detail  string `json:"detail"` // HAProxy's own words
 }
 
 // Job is a completion of background work, to be handed to Finish.
@@ -175,6 +182,7 @@ type Proxy struct {
 
 	leftovers []leftover
 	auditing  bool
+	certs     certState
 
 	rejected  []Rejected
 	lastError string
@@ -278,7 +286,7 @@ func (p *Proxy) Status() Status {
 		Connected: p.conn != nil, Version: p.info.Version, Pid: p.info.Pid, Generation: p.info.Description,
 		Degraded: p.caps.Degraded(), Reloading: p.reloading, Reloads: p.reloads, OldWorkers: len(p.oldPids),
 		Rejected: slices.Clone(p.rejected), LastError: p.lastError, Pending: p.reasons(),
-		Servers: make(map[string]int, serverStates),
+		Servers: make(map[string]int, serverStates), Certificates: p.certs.status,
 	}
 	st.Matches = st.Connected && p.synced && p.known && len(p.dirty) == 0
 	for s, n := range p.totals {

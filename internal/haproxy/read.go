@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -117,46 +118,63 @@ func parseServerColumns(line string) (serverColumns, bool) {
 	return cols, min(cols.backend, cols.name, cols.addr, cols.port, cols.admin, cols.uweight) >= 0
 }
 
-// parseServersState reads the answer to `show servers state` into servers by backend, in
-// HAProxy's order. A server without a numeric address (a host name that was not resolved,
-// a socket path) has an invalid Addr.
-func parseServersState(reply []byte) map[string]*running {
-	have := make(map[string]*running)
-	var cols serverColumns
-	var known bool
-	var last *running
-	var lastName string
-	fields := make([]string, 0, 32)
-	for line := range strings.Lines(string(reply)) {
-		line = strings.TrimRight(line, "\r\n")
-		if strings.HasPrefix(line, "#") {
-			cols, known = parseServerColumns(line)
-			continue
-		}
-		if !known {
-			continue
-		}
-		fields = fields[:0]
-		for field := range strings.SplitSeq(line, " ") {
-			fields = append(fields, field)
-		}
-		if len(fields) <= max(cols.backend, cols.name, cols.addr, cols.port, cols.admin, cols.uweight) {
-			continue
-		}
-		s, ok := parseServer(fields, cols)
-		if !ok {
-			continue
-		}
-		if name := fields[cols.backend]; last == nil || name != lastName {
-			lastName = strings.Clone(name)
-			if last = have[lastName]; last == nil {
-				last = new(running)
-				have[lastName] = last
-			}
-		}
-		last.servers = append(last.servers, s)
+// serversParser reads the answer to `show servers state` line by line into servers by
+// backend, in HAProxy's order. A server without a numeric address (a host name that was not
+// resolved, a socket path) has an invalid Addr.
+type serversParser struct {
+	have    map[string]*running
+	cols    serverColumns
+	known   bool
+	backend string
+	servers []runningServer // of backend, until the next begins
+	fields  []string
+}
+
+func (p *serversParser) line(raw []byte) {
+	line := strings.TrimRight(string(raw), "\r\n")
+	if strings.HasPrefix(line, "#") {
+		p.cols, p.known = parseServerColumns(line)
+		return
 	}
-	return have
+	if !p.known {
+		return
+	}
+	p.fields = slices.AppendSeq(p.fields[:0], strings.SplitSeq(line, " "))
+	if len(p.fields) <= max(p.cols.backend, p.cols.name, p.cols.addr, p.cols.port, p.cols.admin, p.cols.uweight) {
+		return
+	}
+	s, ok := parseServer(p.fields, p.cols)
+	if !ok {
+		return
+	}
+	if name := p.fields[p.cols.backend]; name != p.backend {
+		p.flush()
+		p.backend = strings.Clone(name)
+	}
+	p.servers = append(p.servers, s)
+}
+
+// flush gives the servers of one backend a slice of just their size: they stay.
+func (p *serversParser) flush() {
+	if len(p.servers) == 0 {
+		return
+	}
+	have := p.have[p.backend]
+	if have == nil {
+		have = new(running)
+		p.have[p.backend] = have
+	}
+	have.servers = slices.Concat(have.servers, p.servers)
+	p.servers = p.servers[:0]
+}
+
+func parseServersState(reply []byte) map[string]*running {
+	p := serversParser{have: make(map[string]*running)}
+	for line := range bytes.Lines(reply) {
+		p.line(line)
+	}
+	p.flush()
+	return p.have
 }
 
 func parseServer(fields []string, cols serverColumns) (runningServer, bool) {
@@ -182,23 +200,20 @@ func parseServer(fields []string, cols serverColumns) (runningServer, bool) {
 
 // servers reads all servers of all backends.
 func (c *conn) servers(ctx context.Context) (map[string]*running, error) {
-	reply, err := c.query(ctx, "show servers state")
-	if err != nil {
+	p := serversParser{have: make(map[string]*running)}
+	if err := c.lines(ctx, "show servers state", p.line); err != nil {
 		return nil, err
 	}
-	have := parseServersState(reply)
+	p.flush()
+	have := p.have
 	// Backends without servers are in no line of that answer.
-	if reply, err = c.query(ctx, "show backend"); err != nil {
-		return nil, err
-	}
-	for line := range bytes.Lines(reply) {
+	err := c.lines(ctx, "show backend", func(line []byte) {
 		name := string(bytes.TrimSpace(line))
 		if isName(name) && have[name] == nil {
 			have[name] = new(running)
 		}
-	}
-	c.trim()
-	return have, nil
+	})
+	return have, err
 }
 
 // backend reads the servers of one backend, which must exist.

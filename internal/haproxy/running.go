@@ -15,18 +15,19 @@ type running struct {
 type runningServer struct {
 	Name   string
 	Addr   netip.AddrPort
-	State  State
 	Weight int // effective, 0 to 256; says nothing in Maint and Drain
+	State  State
 
-	// What cannot be read back. known is false for a server that we found and did not make:
-	// then these say nothing, and are taken to be as wanted.
-	known           bool
-	ID              int
-	Cookie, Options string
+	// known is false for a server that we found and did not make: then the last three say
+	// nothing, since they cannot be read back, and are taken to be as wanted.
+	known bool
 
 	// retired orders the spare slots: the one that was given up longest ago is taken first,
 	// as its connections are the likeliest to have ended.
 	retired uint32
+
+	ID              int
+	Cookie, Options string
 }
 
 // find returns where the server called name is, or -1; hint is where to look first.

@@ -102,6 +102,44 @@ func (c *conn) query(ctx context.Context, line string) ([]byte, error) {
 	return reply, nil
 }
 
+// lines sends one line and calls each for every line of the answer, line break included, as
+// they arrive: a dump of all servers is never in memory as a whole. The line is valid during
+// the call.
+func (c *conn) lines(ctx context.Context, line string, each func([]byte)) error {
+	if c.dead {
+		return fmt.Errorf("%s: %w", line, errLost)
+	}
+	c.deadline(ctx, queryTimeout)
+	c.out = append(append(c.out[:0], line...), '\n')
+	if _, err := c.nc.Write(c.out); err != nil {
+		c.close()
+		return fmt.Errorf("%s: %w: %w", line, errLost, err)
+	}
+	begun := false // the prompt stands at the beginning of a line, but of the first
+	for {
+		unread := c.in[c.start:]
+		if end := bytes.IndexByte(unread, '\n'); end >= 0 {
+			c.start += end + 1
+			begun = true
+			each(unread[:end+1])
+			continue
+		}
+		if begun && bytes.Equal(unread, promptEnd[1:]) {
+			c.start = len(c.in)
+			return nil
+		}
+		var none int
+		err := c.fill(&none)
+		if err == nil && len(c.in)-c.start > maxLine*8 {
+			err = fmt.Errorf("%w: %w", errLost, errBabble)
+		}
+		if err != nil {
+			c.close()
+			return fmt.Errorf("%s: %w", line, err)
+		}
+	}
+}
+
 // batch sends commands and calls answered for each, in order, with HAProxy's answer (valid
 // during the call). It keeps at most window bytes unanswered and else never waits between
 // commands. It returns how many were answered: on an error HAProxy has done those, and

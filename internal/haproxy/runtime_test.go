@@ -156,6 +156,45 @@ func TestBatchTakesAnswersInPieces(t *testing.T) {
 	}
 }
 
+// So may the lines of a dump, and the connection serves on afterwards.
+func TestLinesInPieces(t *testing.T) {
+	const text = "1\n# a b\nx > y\n\n> "
+	for size := 1; size <= 9; size++ {
+		path := answering(t, func(c net.Conn) {
+			io.ReadFull(c, make([]byte, len("prompt\n")))
+			io.WriteString(c, "\n> ")
+			for _, answer := range []string{text, "\n> ", "again\n> "} {
+				c.Read(make([]byte, 64))
+				for rest := answer; rest != ""; {
+					n := min(size, len(rest))
+					io.WriteString(c, rest[:n])
+					rest = rest[n:]
+				}
+			}
+			io.Copy(io.Discard, c)
+		})
+		c, err := dial(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"1,# a b,x > y,", ""} {
+			var got []string
+			if err := c.lines(t.Context(), "show servers state", func(line []byte) {
+				got = append(got, strings.TrimSuffix(string(line), "\n"))
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Join(got, ",") != want {
+				t.Errorf("pieces of %d: %q, want %q", size, got, want)
+			}
+		}
+		if reply, err := c.query(t.Context(), "once more"); err != nil || string(reply) != "again" {
+			t.Errorf("pieces of %d: afterwards %q, %v", size, reply, err)
+		}
+		c.close()
+	}
+}
+
 // One command is one answer, on every version, whatever the command.
 func TestEveryVersionAnswersOneForOne(t *testing.T) {
 	haproxytest.ForEach(t, func(t *testing.T, bin haproxytest.Binary) {
