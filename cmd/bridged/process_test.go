@@ -203,24 +203,28 @@ func (s *supervised) ready(t testing.TB) {
 	})
 }
 
-// haproxy is the line of `show proc` about the master, whose third word counts reloads,
-// and the worker's process.
-func (s *supervised) haproxy(t *testing.T) (pid int, reloads string) {
+// haproxy is the process of the master and how often it was reloaded, as it says itself.
+func (s *supervised) haproxy(t *testing.T) (pid, reloads int) {
 	t.Helper()
-	conn, err := net.Dial("unix", s.master())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "show proc;quit\n")
-	for sc := bufio.NewScanner(conn); sc.Scan(); {
-		if f := strings.Fields(sc.Text()); len(f) > 2 && f[1] == "master" {
-			fmt.Sscan(f[0], &pid)
-			return pid, f[2]
+	haproxytest.Eventually(t, "the master answers", func() error {
+		// After a reload an old master refuses connections for a moment.
+		conn, err := net.Dial("unix", s.master())
+		if err != nil {
+			return err
 		}
-	}
-	t.Fatal("show proc names no master")
-	return 0, ""
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "show proc;quit\n"); err != nil {
+			return err
+		}
+		for sc := bufio.NewScanner(conn); sc.Scan(); {
+			if f := strings.Fields(sc.Text()); len(f) > 2 && f[1] == "master" {
+				_, err := fmt.Sscan(f[0]+" "+f[2], &pid, &reloads)
+				return err
+			}
+		}
+		return errors.New("show proc names no master")
+	})
+	return pid, reloads
 }
 
 // A bridged that is killed with -9 under traffic loses no request; the HAProxy that it
@@ -246,14 +250,14 @@ func TestKilledBridgedIsReplacedWithoutAReload(t *testing.T) {
 	s.ready(t)
 	answers(t, port, 3)
 	if gotPid, got := s.haproxy(t); gotPid != pid || got != reloads {
-		t.Errorf("HAProxy %d with %s reloads after the restart, want %d with %s", gotPid, got, pid, reloads)
+		t.Errorf("HAProxy %d with %d reloads after the restart, want %d with %d", gotPid, got, pid, reloads)
 	}
 	if err := s.marathon.Scale("/web", 4); err != nil {
 		t.Fatal(err)
 	}
 	answers(t, port, 4)
 	if gotPid, got := s.haproxy(t); gotPid != pid || got != reloads {
-		t.Errorf("HAProxy %d with %s reloads after a task was added, want %d with %s", gotPid, got, pid, reloads)
+		t.Errorf("HAProxy %d with %d reloads after a task was added, want %d with %d", gotPid, got, pid, reloads)
 	}
 
 	// An ordinary end is as harmless.
