@@ -497,17 +497,37 @@ func (s *state) instance(key string) *instance {
 	}
 	if in.epoch != s.epoch {
 		in.epoch = s.epoch
-		if in.cond.repeated() {
-			in.killAt = longAgo + 1
-		}
-		in.cond = conditions{}
-		in.goneAt = 0
-		in.verdictAt, in.killAt, in.offAt = min(in.verdictAt, longAgo), min(in.killAt, longAgo+1), min(in.offAt, longAgo)
-		for t := in.first; t != nil; t = t.next {
-			t.at, t.since = 0, min(t.since, longAgo)
-		}
+		in.age()
 	}
 	return in
+}
+
+// age puts all timestamps of in before those of any stream to come, in the order that they
+// have: a task that was started after a kill stays one that is not killed.
+func (in *instance) age() {
+	if in.cond.repeated() {
+		in.killAt = max(in.killAt, in.cond.to)
+	}
+	in.cond = conditions{}
+	in.goneAt = 0
+	var room [16]int64
+	times := append(room[:0], in.verdictAt, in.killAt, in.offAt)
+	for t := in.first; t != nil; t = t.next {
+		times = append(times, t.at, t.since)
+	}
+	slices.Sort(times)
+	times = slices.Compact(times)
+	rank := func(at int64) int64 {
+		if at == 0 {
+			return 0 // never
+		}
+		i, _ := slices.BinarySearch(times, at)
+		return longAgo + int64(i)
+	}
+	in.verdictAt, in.killAt, in.offAt = rank(in.verdictAt), rank(in.killAt), rank(in.offAt)
+	for t := in.first; t != nil; t = t.next {
+		t.at, t.since = rank(t.at), rank(t.since)
+	}
 }
 
 func (in *instance) newTask() *task {

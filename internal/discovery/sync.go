@@ -118,7 +118,7 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 	}
 	if t == nil {
 		since := int64(longAgo)
-		if in.first != nil {
+		if in.first != nil || in.killAt != 0 {
 			since = max(since, d.started) // what was said of the instance may be about an earlier task
 		}
 		t = s.add(in, d.id, a.id)
