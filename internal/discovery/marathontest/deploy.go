@@ -345,6 +345,11 @@ func (c *Cluster) scale(a *app) bool {
 	for range a.def.instances - len(active) {
 		c.launch(a)
 	}
+	for _, t := range slices.Clone(a.tasks) {
+		if t.terminal {
+			c.remove(t) // it was to run again, but others have taken its place
+		}
+	}
 	ready := 0
 	for _, t := range a.tasks {
 		if t.killing {
