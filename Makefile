@@ -60,6 +60,20 @@ fuzz: ## every fuzz target for FUZZTIME each (30s)
 bench: deps ## every benchmark, as a table (BENCH=regexp, COUNT=n)
 	@hack/bench.sh '$(BENCH)' $(COUNT)
 
+CHAOS ?= 6m
+.PHONY: chaos
+chaos: deps ## a random walk of faults under load on each HAProxy version (CHAOS=6m in all; CHAOS_SEED repeats one)
+	BRIDGED_REQUIRE_HAPROXY=1 CHAOS=$(CHAOS) $(GO) test -count=1 -timeout 0 -v -run '^TestChaos$$' ./internal/bridge
+
+.PHONY: haproxy-matrix
+haproxy-matrix: deps ## the integration tests on each HAProxy version below .deps/haproxy and on the installed one
+	BRIDGED_REQUIRE_HAPROXY=1 $(GO) test -count=1 -timeout $(TIMEOUT) ./internal/haproxy/... ./internal/bridge
+	@for bin in $$(command -v haproxy) .deps/haproxy/*/haproxy; do \
+	  name=$$($$bin -v | sed -nE '1s/.*version ([0-9]+\.[0-9]+).*/\1/p'); \
+	  echo "TestChaos on HAProxy $$name"; \
+	  CHAOS_HAPROXY=$$name BRIDGED_REQUIRE_HAPROXY=1 $(GO) test -count=1 -timeout $(TIMEOUT) -run '^TestChaos$$' ./internal/bridge || exit 1; \
+	done
+
 .PHONY: cover
 cover: ## test coverage by function
 	$(GO) test -coverprofile=bin/cover.out ./...

@@ -27,7 +27,12 @@ import (
 	"bridged/internal/haproxy/haproxytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(bridgeConfig) != "" {
+		os.Exit(runAsBridge())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is the whole job with real parts: a Marathon that speaks the protocol, tasks that
 // serve HTTP, a bridge and an HAProxy.
@@ -37,6 +42,7 @@ type rig struct {
 	backends *marathontest.Backends
 	hap      *haproxytest.HAProxy
 	client   *http.Client
+	greets   map[int]bool // service ports where tasks say "app task" over TCP
 
 	dir    string
 	config string // path of bridged.yaml
@@ -54,7 +60,7 @@ type running struct {
 
 type rigOptions struct {
 	binary   haproxytest.Binary
-	marathon marathontest.Options // Backend is set by the rig
+	marathon marathontest.Options // without Backend: the rig's own
 	away     bool                 // Marathon is not started
 	keys     string               // further lines of bridged.yaml
 
@@ -66,7 +72,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
 	r := &rig{t: t, delay: cmp.Or(o.saveDelay, "20ms"), backends: &marathontest.Backends{}, dir: t.TempDir(),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
-	o.marathon.Backend = r.backends.Serve
+	if o.marathon.Backend == nil {
+		o.marathon.Backend = r.backends.Serve
+	}
 	r.marathon = marathontest.New(o.marathon)
 	t.Cleanup(func() { r.marathon.Close(); r.backends.Wait() })
 	r.hap = haproxytest.Start(t, haproxytest.Options{Binary: o.binary})
@@ -172,17 +180,24 @@ func (r *rig) deploy(id string, port uint16, instances int, checks ...marathonte
 	}))
 }
 
-// converged waits until HAProxy routes to the tasks that Marathon has, as counted by
-// the simulator and read from HAProxy itself, and then proves it by requests, by the
-// file on disk and by a HAProxy that starts from that file.
+// converged waits until HAProxy routes to the tasks that Marathon has, and then proves
+// it by requests. Nobody else may ask meanwhile: balancing would go by that.
 func (r *rig) converged(what string) {
+	r.t.Helper()
+	r.settled(what)
+	for port, want := range r.expected() {
+		r.answering(what, port, want)
+	}
+}
+
+// settled waits until HAProxy has the servers that Marathon has as tasks, as counted by
+// the simulator and read from HAProxy itself, and until the file on disk has them too;
+// HAProxy must be able to start from it.
+func (r *rig) settled(what string) {
 	r.t.Helper()
 	haproxytest.Eventually(r.t, what, func() error {
 		return r.matches(serversOf(r.t, r.hap.Command(r.t, "show servers state")))
 	})
-	for port, want := range r.expected() {
-		r.answering(what, port, want)
-	}
 	haproxytest.Eventually(r.t, what+": haproxy.cfg follows", func() error {
 		text, err := os.ReadFile(r.hap.ConfigFile)
 		if err != nil {
@@ -244,6 +259,9 @@ func (r *rig) answering(what string, port int, want []string) {
 
 // ask sends one request through HAProxy and returns the task that answered.
 func (r *rig) ask(port int) (string, error) {
+	if r.greets[port] {
+		return greeted(port)
+	}
 	resp, err := r.client.Get("http://127.0.0.1:" + strconv.Itoa(port) + "/")
 	if err != nil {
 		return "", err
