@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,11 +21,8 @@ import (
 )
 
 const (
-	// appsQuery is what a saved answer was asked for.
-	appsQuery = "/v2/apps?embed=apps.tasks"
 	// maxApps bounds an answer: a hundred thousand tasks are some 100 MB.
-	maxApps     = 1 << 30
-	appsTimeout = time.Minute
+	maxApps = 1 << 30
 )
 
 func newRenderCommand(environ []string) *cobra.Command {
@@ -144,96 +141,36 @@ func openApps(ctx context.Context, cfg *bridge.Config, from string, stdin io.Rea
 	switch {
 	case from == "-":
 		return io.NopCloser(stdin), nil
-	case strings.Contains(from, "://"):
-		return fetchApps(ctx, cfg, from)
-	case from != "":
+	case from != "" && !strings.Contains(from, "://"):
 		f, err := os.Open(from)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--from: %w", err)}
 		}
 		return f, nil
 	}
-	urls, err := cfg.MarathonURLs()
+	sources, err := cfg.DiscoveryOptions()
 	if err != nil {
 		return nil, err
 	}
-	if len(urls) == 0 {
+	ask := sources[0]
+	switch {
+	case from != "":
+		// The whole query is accepted too, as it was sent for a saved answer.
+		base, _, _ := strings.Cut(from, "/v2/")
+		if u, err := url.Parse(base); err != nil || u.Host == "" || u.User != nil {
+			return nil, usageError{errors.New("--from: want a file, or a URL such as http://m1:8080 without a password")}
+		}
+		ask.URLs = []string{base}
+	case len(sources) > 1:
+		return nil, usageError{fmt.Errorf("%d Marathons are configured; name one with --from URL", len(sources))}
+	case len(ask.URLs) == 0:
 		return nil, usageError{errors.New("no apps to render; name a saved answer or a Marathon with --from, or configure marathon.urls")}
 	}
-	var failures []error
-	for _, u := range urls {
-		in, err := fetchApps(ctx, cfg, u)
-		if err == nil {
-			return in, nil
-		}
-		failures = append(failures, err)
-	}
-	return nil, fmt.Errorf("%w: %w", errNoApps, errors.Join(failures...))
-}
-
-// fetchApps asks the Marathon at base, or the very URL when it names the query itself.
-func fetchApps(ctx context.Context, cfg *bridge.Config, base string) (io.ReadCloser, error) {
-	target := base
-	if !strings.Contains(base, "/v2/") {
-		target = strings.TrimRight(base, "/") + appsQuery
-	}
-	ctx, cancel := context.WithTimeout(ctx, appsTimeout)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	in, err := discovery.FetchApps(ctx, ask)
 	if err != nil {
-		cancel()
-		return nil, usageError{fmt.Errorf("--from: want a file or a URL such as http://m1:8080, have %q", base)}
+		return nil, fmt.Errorf("%w: %w", errNoApps, err)
 	}
-	req.Header.Set("Accept", "application/json")
-	if err := authorize(req, cfg); err != nil {
-		cancel()
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("ask Marathon for its apps: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		cancel()
-		return nil, fmt.Errorf("ask Marathon for its apps: %s answers %s", target, resp.Status)
-	}
-	return &cancelBody{resp.Body, cancel}, nil
-}
-
-// authorize adds the credentials that a single request can carry.
-func authorize(req *http.Request, cfg *bridge.Config) error {
-	auth := cfg.Marathon.Auth
-	switch {
-	case auth.BasicFile != "":
-		data, err := os.ReadFile(auth.BasicFile)
-		if err != nil {
-			return cfg.Problem("marathon.auth.basic_file", "cannot be read", err)
-		}
-		user, password, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
-		if !ok {
-			return cfg.Problem("marathon.auth.basic_file", "want one line user:password in "+auth.BasicFile, nil)
-		}
-		req.SetBasicAuth(user, password)
-	case auth.TokenFile != "":
-		data, err := os.ReadFile(auth.TokenFile)
-		if err != nil {
-			return cfg.Problem("marathon.auth.token_file", "cannot be read", err)
-		}
-		req.Header.Set("Authorization", "token="+strings.TrimSpace(string(data)))
-	}
-	return nil
-}
-
-// cancelBody ends the request's context with its body.
-type cancelBody struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (b *cancelBody) Close() error {
-	defer b.cancel()
-	return b.ReadCloser.Close()
+	return in, nil
 }
 
 // capabilities are those of the HAProxy on this machine; where there is none, of the
