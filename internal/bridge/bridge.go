@@ -65,6 +65,8 @@ type Bridge struct {
 	started  time.Time
 	asks     chan func()
 	files    *fileWatcher
+	again    level   // the configuration is to be read again
+	audit    level   // HAProxy is to be read back
 	current  current // metrics of the source
 	listener net.Listener
 	second   net.Listener // of metrics_listen, or nil
@@ -100,6 +102,8 @@ func New(opts Options) (*Bridge, error) {
 		log:     opts.Logger.With("component", "bridge"),
 		started: time.Now(),
 		asks:    make(chan func()),
+		again:   make(level, 1),
+		audit:   make(level, 1),
 		config:  opts.Config,
 		loaded:  time.Now(),
 	}
@@ -254,7 +258,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 	serve := func(ln net.Listener, mux *http.ServeMux) {
 		g.Go(func() error { return serveHTTP(ctx, ln, mux, b.log) })
 	}
-	serve(b.listener, h.local())
+	local := h.local()
+	b.marathonLBEndpoints(local)
+	serve(b.listener, local)
 	if b.second != nil {
 		serve(b.second, h.public())
 	}
@@ -315,15 +321,17 @@ func (b *Bridge) loop(ctx context.Context) error {
 			b.reload(ctx, "file changed")
 		case <-b.opts.Kick:
 			b.reload(ctx, "asked")
+		case <-b.again:
+			b.reload(ctx, "asked")
 		// Somebody looks at us.
 		case f := <-b.asks:
 			f()
 		case <-beat.C:
 			b.beat()
+		case <-b.audit:
+			b.readBack(ctx)
 		case <-audit.C:
-			if err := b.proxy.Audit(ctx); err != nil {
-				b.log.Debug("audit not done", "err", err)
-			}
+			b.readBack(ctx)
 			audit.Reset(jitter(auditInterval))
 		case err := <-b.source.ended:
 			b.source.ended <- err // for who waits for it
@@ -334,6 +342,13 @@ func (b *Bridge) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// readBack has what HAProxy runs compared with what is wanted.
+func (b *Bridge) readBack(ctx context.Context) {
+	if err := b.proxy.Audit(ctx); err != nil {
+		b.log.Debug("audit not done", "err", err)
 	}
 }
 

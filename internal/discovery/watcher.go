@@ -20,6 +20,7 @@ type Watcher struct {
 	updates chan *Update
 	kick    chan struct{} // level: the members have changed, for who waits to try again
 	members chan struct{} // the same, for the loop
+	refresh chan struct{} // level: the whole picture is asked for
 
 	status    atomic.Pointer[Status]
 	lastByte  atomic.Int64 // Unix milliseconds, 0 for never
@@ -73,6 +74,7 @@ func NewWatcher(o Options) (*Watcher, error) {
 	w := &Watcher{
 		opts: o, client: c, metrics: newMetrics(o.Registerer), log: o.Logger.With("component", "discovery"),
 		updates: make(chan *Update), kick: make(chan struct{}, 1), members: make(chan struct{}, 1),
+		refresh: make(chan struct{}, 1),
 	}
 	if o.Source != "" {
 		w.log = w.log.With("source", o.Source)
@@ -117,6 +119,15 @@ func (w *Watcher) SetURLs(urls []string) error {
 	return nil
 }
 
+// Refresh has the whole picture read again. It may be called from any goroutine and
+// returns at once.
+func (w *Watcher) Refresh() {
+	select {
+	case w.refresh <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
 // Run watches until ctx ends and then returns nil. Lasting trouble is in Status and the
 // log, and is no reason to return. It has ended everything it started when it returns.
 // Call it once.
@@ -154,6 +165,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 			l.pending.sent()
 		case <-w.members:
 			l.checkMember()
+		case <-w.refresh:
+			l.resync(resyncDoubt)
 		case <-l.timer.C:
 		}
 	}
