@@ -15,9 +15,12 @@ import (
 // them, addresses, for when DNS is away, and how much there was, to know a picture that
 // is too small.
 type saved struct {
-	next     time.Time
-	dirty    bool
+	due      time.Time // of the next writing; zero: nothing is to be written but in time
+	next     time.Time // not before
+	judged   uint64    // state.judged of what was written last
+	writing  bool
 	failed   bool
+	written  chan error        // capacity 1: how the writing under way ended
 	verdicts map[string]Health // by task id, of an earlier life; dropped after the first sync
 }
 
@@ -34,7 +37,11 @@ type savedFile struct {
 const (
 	savedFormat = 1
 	saveEvery   = 30 * time.Second
-	maxSaved    = 64 << 20
+	// savePause is what lies between two writings at least. A bridge that is killed forgets
+	// the verdicts of that time, and a Marathon that has forgotten them as well cannot
+	// give them back: until the next check the tasks would get no traffic.
+	savePause = time.Second
+	maxSaved  = 64 << 20
 )
 
 func (l *loop) savedPath() string {
@@ -110,17 +117,56 @@ func (l *loop) verdicts(a *appData) {
 	}
 }
 
-// save writes what is worth keeping, at most every saveEvery but for the last time.
-// It waits for the disk only as long as a write to the page cache takes: what a crash
-// of the machine loses of it is no harm.
-func (l *loop) save(now time.Time) {
+// save writes what is worth keeping soon after it changed, and now and then in any case. It
+// returns when it wants to be called again. The loop only collects: 10 000 tasks take half a
+// millisecond; the disk is waited for elsewhere.
+func (l *loop) save(now time.Time) (next time.Time) {
+	s := &l.saved
 	path := l.savedPath()
-	if path == "" || !l.synced || !l.saved.dirty && l.saved.next.After(now) {
-		return
+	if path == "" || !l.synced {
+		return time.Time{}
 	}
-	l.saved.verdicts = nil
-	l.saved.next = now.Add(saveEvery)
-	f := savedFile{Format: savedFormat, Addresses: map[string]netip.Addr{}}
+	if s.writing {
+		select {
+		case err := <-s.written:
+			l.savedAs(err)
+		default:
+			return now.Add(savePause)
+		}
+	}
+	if s.due.IsZero() && s.judged != l.state.judged {
+		s.due = now.Add(savePause)
+	}
+	if at := sooner(s.due, s.next); at.After(now) {
+		return s.due
+	}
+	f := l.worthKeeping(now)
+	s.writing = true
+	l.group.Go(func() { s.written <- writeSaved(path, f) })
+	return now.Add(savePause)
+}
+
+// saveLast writes what is there at the end. No other writing runs any more.
+func (l *loop) saveLast(now time.Time) {
+	if path := l.savedPath(); path != "" && l.synced {
+		l.savedAs(writeSaved(path, l.worthKeeping(now)))
+	}
+}
+
+// savedAs takes in how a writing ended.
+func (l *loop) savedAs(err error) {
+	if err != nil && !l.saved.failed {
+		l.w.log.Warn("verdicts and addresses not saved", "err", err)
+	}
+	l.saved.failed, l.saved.writing = err != nil, false
+}
+
+// worthKeeping is what the file is to hold.
+func (l *loop) worthKeeping(now time.Time) *savedFile {
+	s := &l.saved
+	s.verdicts, s.judged = nil, l.state.judged
+	s.due, s.next = time.Time{}, now.Add(saveEvery)
+	f := &savedFile{Format: savedFormat, Addresses: map[string]netip.Addr{}}
 	for _, a := range l.state.apps {
 		for _, t := range a.tasks {
 			if t.phase == phaseRunning {
@@ -139,11 +185,7 @@ func (l *loop) save(now time.Time) {
 			f.Addresses[host] = e.addr
 		}
 	}
-	err := writeSaved(path, &f)
-	if err != nil && !l.saved.failed {
-		l.w.log.Warn("verdicts and addresses not saved", "err", err)
-	}
-	l.saved.failed, l.saved.dirty = err != nil, false
+	return f
 }
 
 func writeSaved(path string, f *savedFile) (err error) {

@@ -29,6 +29,7 @@ type state struct {
 
 	seq     uint64 // events applied so far
 	request uint64 // requests started so far
+	judged  uint64 // counts changes of verdicts
 	epoch   uint32 // streams attached so far: see instance.epoch
 	version version
 
@@ -406,6 +407,7 @@ func (s *state) setVerdict(in *instance, v Health, at int64) {
 		return
 	}
 	in.verdict, in.verdictAt, in.verdictSeq = v, at, s.seq
+	s.judged++
 	s.touchTasks(in)
 }
 

@@ -156,6 +156,7 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 	}
 	if d.health != HealthUnknown && (d.health != in.verdict || in.verdictAt < t.since) && in.verdictSeq <= r.since {
 		in.verdict, changed = d.health, true
+		s.judged++
 		in.verdictAt = max(in.verdictAt, t.since, longAgo)
 	}
 	if s.mergeKill(in, d, now) || changed {

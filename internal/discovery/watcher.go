@@ -140,7 +140,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer func() {
 		cancel()
 		l.group.Wait()
-		l.save(time.Now())
+		l.saveLast(time.Now())
 	}()
 
 	l.group.Go(func() { l.listen(ctx) })
@@ -222,6 +222,7 @@ func newLoop(w *Watcher) *loop {
 		jobs: map[string]*job{}, absent: map[string]time.Time{}, shown: Status{Source: w.opts.Source, Transport: w.opts.Transport},
 	}
 	l.state = newState(w.opts.Source, l.addresses.lookup)
+	l.saved.written = make(chan error, 1)
 	return l
 }
 
@@ -283,7 +284,7 @@ func (l *loop) resolved(r resolved) {
 		l.w.log.Warn("host name does not resolve; its tasks wait, or keep their last address", "host", r.host, "err", err)
 	}
 	if known {
-		l.saved.dirty = true
+		l.state.judged++ // worth keeping as verdicts are
 		l.state.rehost(r.host, changed)
 		l.publish()
 	}
@@ -362,7 +363,6 @@ func (l *loop) advance(ctx context.Context, now time.Time) {
 			l.addresses.forget(l.state.forgetAgents())
 		}
 		maps.DeleteFunc(l.absent, func(_ string, until time.Time) bool { return until.Before(now) })
-		l.save(now)
 	}
 	if !l.barrier.IsZero() && !l.barrier.After(now) {
 		l.barrier = time.Time{}
@@ -378,6 +378,7 @@ func (l *loop) advance(ctx context.Context, now time.Time) {
 	next = sooner(next, l.startJobs(ctx, now))
 	next = sooner(next, l.barrier)
 	next = sooner(next, l.tick)
+	next = sooner(next, l.save(now))
 	if c := l.state.counts; c != l.drawn || l.shown.Apps != len(l.state.apps) {
 		l.w.metrics.picture(len(l.state.apps), c, l.drawn)
 		l.drawn = c
