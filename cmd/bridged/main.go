@@ -108,6 +108,7 @@ with a reload that drops nothing where it can't.`,
 		newDemoCommand(),
 		newRenderCommand(environ),
 		newCheckCommand(environ),
+		newMarathonLBCommand(environ),
 		newZDDCommand(environ),
 		newVersionCommand(),
 	)
