@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -74,4 +75,20 @@ func listeners(binds []Bind) int {
 		n += int(b.last()-b.Port) + 1
 	}
 	return n
+}
+
+// bindsTLS reports whether a listener of cfg speaks TLS.
+func bindsTLS(cfg *Config) bool {
+	tls := func(b Bind) bool { return hasOption(b.Options, "ssl") }
+	for _, f := range cfg.Frontends {
+		if slices.ContainsFunc(f.Binds, tls) {
+			return true
+		}
+	}
+	for _, b := range cfg.Backends {
+		if slices.ContainsFunc(b.Binds, tls) {
+			return true
+		}
+	}
+	return false
 }

@@ -85,6 +85,8 @@ type Capabilities struct {
 	// Without that line each start and each check loads the system's CA store, 65 to 120 ms.
 	HTTPClient bool
 
+	BindCurves bool // `ssl-default-bind-curves` (2.9)
+
 	// IdleCloseOnResponse: `option idle-close-on-response` (2.4).
 	IdleCloseOnResponse bool
 }
@@ -103,6 +105,7 @@ func CapabilitiesOf(v Version) Capabilities {
 		ReloadAnswers:       v.AtLeast(2, 7),
 		NamedDefaults:       v.AtLeast(2, 4),
 		HTTPClient:          v.AtLeast(2, 6),
+		BindCurves:          v.AtLeast(2, 9),
 		IdleCloseOnResponse: v.AtLeast(2, 4),
 	}
 }

@@ -21,6 +21,9 @@ type metrics struct {
 	connected      prometheus.Gauge
 	degraded       *prometheus.GaugeVec
 	rejected       prometheus.Gauge
+	certExpiry     *prometheus.GaugeVec
+	certUpdates    *prometheus.CounterVec
+	certRejected   prometheus.Gauge
 }
 
 // Buckets from 50 µs, below a socket's round trip, to 10 s, beyond any reload.
@@ -86,6 +89,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "bridged_rejected_sections", Help: "Sections that HAProxy refused and that run in their last good form or not at all.",
 		}),
 	}
+	m.certExpiry = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "bridged_certificate_expiry_timestamp_seconds",
+		Help: "When certificates that HAProxy serves expire, in seconds since the epoch, by file. At most 1000 of them are told.",
+	}, []string{"file"})
+	m.certUpdates = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bridged_certificate_updates_total", Help: "Changes of certificates in the running HAProxy, by action and result.",
+	}, []string{"action", "result"})
+	m.certRejected = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "bridged_rejected_certificate_files", Help: "Certificate files that are not used as they stand.",
+	})
+	for _, action := range certActions {
+		m.certUpdates.WithLabelValues(string(action), "ok")
+		m.certUpdates.WithLabelValues(string(action), "refused")
+	}
 	commands := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bridged_runtime_commands_total", Help: "Runtime commands sent to HAProxy, by command and result.",
 	}, []string{"command", "result"})
@@ -120,7 +137,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.eventToLive, m.batch, m.reloads, m.reloadDuration, m.reloadHolds, m.saves, m.drift,
-			m.oldWorkers, m.connected, m.degraded, m.rejected, commands, servers)
+			m.oldWorkers, m.connected, m.degraded, m.rejected, m.certExpiry, m.certUpdates, m.certRejected, commands, servers)
 	}
 	return m
 }

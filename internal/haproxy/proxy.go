@@ -49,6 +49,13 @@ type Options struct {
 	// a contract, where the version allows it), "never". "": auto.
 	Slots string
 
+	// CertDir is a directory of certificates, one PEM file each, that stands behind `crt` of
+	// binds and is served by SNI. These files, and single .pem files that binds name, are
+	// validated and copied to CertStore, from where HAProxy loads them; see Certificates.
+	CertDir    string // "": none
+	CertStore  string // "": bridged-certs beside ConfigFile
+	SelfSigned bool   // make a certificate where CertDir has none
+
 	Stderr *os.File // what a supervised HAProxy says; nil: our own. It outlives us: no pipe
 
 	Logger     *slog.Logger          // nil: discards
@@ -93,6 +100,8 @@ type Status struct {
 	Rejected   []Rejected     `json:"rejected,omitempty"`
 	LastError  string         `json:"lastError,omitempty"`
 	Servers    map[string]int `json:"servers"` // by state: ready drain maint spare retired
+
+	Certificates []Certificate `json:"certificates,omitempty"` // that HAProxy serves or should, sorted by file
 }
 
 // Rejected is a part of the configuration that HAProxy refused and that runs in its last
@@ -175,6 +184,7 @@ type Proxy struct {
 
 	leftovers []leftover
 	auditing  bool
+	certs     certState
 
 	rejected  []Rejected
 	lastError string
@@ -278,7 +288,7 @@ func (p *Proxy) Status() Status {
 		Connected: p.conn != nil, Version: p.info.Version, Pid: p.info.Pid, Generation: p.info.Description,
 		Degraded: p.caps.Degraded(), Reloading: p.reloading, Reloads: p.reloads, OldWorkers: len(p.oldPids),
 		Rejected: slices.Clone(p.rejected), LastError: p.lastError, Pending: p.reasons(),
-		Servers: make(map[string]int, serverStates),
+		Servers: make(map[string]int, serverStates), Certificates: p.certs.status,
 	}
 	st.Matches = st.Connected && p.synced && p.known && len(p.dirty) == 0
 	for s, n := range p.totals {

@@ -22,11 +22,12 @@ const (
 	ReasonBalance        Reason = "balance"         // the balance algorithm takes no servers at run time
 	ReasonServer         Reason = "server"          // a server kept its name and changed otherwise
 	ReasonServerOptions  Reason = "server-options"  // a server option that no runtime command can set
+	ReasonCertificate    Reason = "certificate"     // a certificate that HAProxy takes at a start alone
 	ReasonRefused        Reason = "command-refused" // HAProxy refused a runtime command twice
 )
 
 var allReasons = []Reason{
 	ReasonTakeover, ReasonStructure, ReasonStart, ReasonGlobal, ReasonTemplate, ReasonUserlist, ReasonFrontend,
 	ReasonBackend, ReasonBackendAdded, ReasonBackendRemoved, ReasonMap, ReasonSlots, ReasonSticky, ReasonAddServer,
-	ReasonBalance, ReasonServer, ReasonServerOptions, ReasonRefused,
+	ReasonBalance, ReasonServer, ReasonServerOptions, ReasonCertificate, ReasonRefused,
 }

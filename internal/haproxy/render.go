@@ -23,7 +23,8 @@ import (
 //
 // The layout is executed with {{.Global}} (the type Global), {{.Caps}} (Capabilities),
 // {{.SocketMode}}, {{.MaxConn}}, {{.Threads}}, {{.HardStopAfter}}, {{.MaxReloads}} (numbers
-// and times with defaults filled in; 0 for lines to leave out), {{.KeptGlobal}},
+// and times with defaults filled in; 0 for lines to leave out), {{.TLS}} (a listener speaks
+// TLS), {{.KeptGlobal}},
 // {{.KeptTCP}}, {{.KeptHTTP}} (the operator's lines that stay) and {{.HTTPDefaults}}. It
 // must hold {{generation}} in a `description` of global, {{.Global.Socket}} in a `stats
 // socket`, and {{sections}} once.
@@ -38,7 +39,9 @@ type Renderer struct {
 	caps    Capabilities
 	own     bool // an operator's template, which HAProxy has to judge
 	cpus    int
+	certs   *certStore // names copies of certificates in place of the operator's files; nil: does not
 
+	tls      bool    // of text: there is a TLS listener
 	global   *Global // that text was rendered from
 	text     piece
 	foreign  foreign
@@ -140,6 +143,7 @@ type layoutData struct {
 	Threads       int
 	HardStopAfter string
 	MaxReloads    int
+	TLS           bool
 	KeptGlobal    []string
 	KeptTCP       []string
 	KeptHTTP      []string
@@ -165,7 +169,8 @@ func (r *Renderer) Render(cfg *Config) (*Rendered, error) {
 	if cfg.Global == nil {
 		return nil, &RenderError{Section: "global", Detail: "no global values yet"}
 	}
-	if r.global != cfg.Global {
+	if tls := bindsTLS(cfg); r.global != cfg.Global || r.tls != tls {
+		r.tls = tls
 		if err := r.renderLayout(cfg.Global); err != nil {
 			return nil, err
 		}
@@ -373,6 +378,7 @@ func (r *Renderer) layoutData(g *Global) (*layoutData, error) {
 		Global:        g,
 		Caps:          r.caps,
 		SocketMode:    cmp.Or(g.SocketMode, "mode 600"),
+		TLS:           r.tls,
 		MaxConn:       g.MaxConn,
 		Threads:       g.Threads,
 		HardStopAfter: cmp.Or(g.HardStopAfter, "10m"),
@@ -440,6 +446,9 @@ func (r *Renderer) renderSection(s *Section, b *Backend) (*piece, error) {
 		d.HTTPDefaults = slices.Concat(r.httpDefaults(), r.keptHTTP(d.Kind == KindBackend))
 	}
 	for _, bind := range s.Binds {
+		if r.certs != nil {
+			bind.Options = r.certs.rewrite(bind.Options)
+		}
 		text, err := bind.text()
 		if err != nil {
 			return nil, fail("%v", err)

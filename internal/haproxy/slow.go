@@ -15,6 +15,7 @@ const holdPoll = 250 * time.Millisecond
 
 // schedule starts what is due and sets timers for what will be.
 func (p *Proxy) schedule() {
+	p.lookAtCerts()
 	if !p.synced {
 		return
 	}
@@ -94,7 +95,8 @@ type snapshot struct {
 	template string // of renderer
 	seq      int
 	oldBinds []Bind
-	running  string // structure of the worker; when that is what is rendered, nothing is reloaded
+	running  string   // structure of the worker; when that is what is rendered, nothing is reloaded
+	singles  []string // certificates that are named
 }
 
 // loadedWorker is what a reload ended in.
@@ -105,6 +107,9 @@ type loadedWorker struct {
 	info Info
 	have map[string]*running
 	maps map[string]*runningMap
+
+	certs   *certView
+	missing []string // certificates that listeners were left out for
 }
 
 // reload renders all that is wanted and reloads HAProxy, in the background. Until that is
@@ -115,6 +120,7 @@ func (p *Proxy) reload() {
 		config: p.wantedConfig(), wanted: make(map[string]*Backend, len(p.backends)), global: p.global.want,
 		began: time.Now(), clock: p.clock, reasons: p.reasons(), waited: p.waiting[LaneSlow],
 		renderer: p.renderer, template: p.template, seq: p.seq + 1, oldBinds: p.binds,
+		singles: p.namedCerts(),
 	}
 	if s.config.Global == nil {
 		return // the first Change brings it
@@ -138,7 +144,7 @@ func (p *Proxy) reload() {
 // is about servers and entries that no command could set.
 func (p *Proxy) mustReload() bool {
 	for part := range p.dirty {
-		if part.kind == partServers || part.kind == partMap {
+		if part.kind == partServers || part.kind == partMap || part.kind == partCerts {
 			return true
 		}
 	}
@@ -151,26 +157,28 @@ const noStructure = "000000000000"
 // load runs in the background and touches nothing of p but its options, files and reloader.
 func (p *Proxy) load(ctx context.Context, s *snapshot) (*loadedWorker, error) {
 	w := new(loadedWorker)
+	config, left := p.fitCerts(s, w)
 	// What cannot be written is the reloader's to tell apart from the rest: it renders again
 	// without the apps that it belongs to.
 	structure := noStructure
-	rendered, err := s.renderer.Render(s.config)
+	rendered, err := s.renderer.Render(config)
 	if err != nil {
 		rendered = nil
 	} else {
 		structure = shortStructure(rendered.Structure)
 	}
 	if s.running == structure {
-		w.same, w.Loaded = true, s.config
+		w.same, w.Loaded, w.Rejected = true, config, left
 		return w, nil
 	}
 	w.Worker, err = p.reloader.Reload(ctx, ReloadRequest{
-		Config: s.config, Renderer: s.renderer, Rendered: rendered,
+		Config: config, Renderer: s.renderer, Rendered: rendered,
 		Generation: FormatGeneration(structure, s.seq), OldBinds: s.oldBinds, Reasons: s.reasons,
 	})
 	if err != nil {
 		return nil, err
 	}
+	w.Rejected = append(w.Rejected, left...)
 	w.have = make(map[string]*running, len(w.Loaded.Backends))
 	for name, b := range w.Loaded.Backends {
 		w.have[name] = loadedFrom(b)
@@ -215,12 +223,14 @@ func (p *Proxy) reloaded(ctx context.Context, s *snapshot, w *loadedWorker, err 
 	}
 	switch {
 	case err != nil:
+		p.certs.due = true // the files were looked at, and HAProxy has the old ones
 		p.pace.finished(s.began, time.Now(), false)
 		p.m.reloads.WithLabelValues(string(reason), "failed").Inc()
 		p.reloadFailed(s, err)
 	case w.same:
 		p.log.Info("HAProxy already runs what is wanted", "generation", p.info.Description)
 		p.know(s, w)
+		p.certs.due = true
 		p.unsaved = true // its servers may be newer than the file
 		p.convergeAll(ctx)
 	default:
@@ -232,6 +242,7 @@ func (p *Proxy) reloaded(ctx context.Context, s *snapshot, w *loadedWorker, err 
 			p.log.Warn("configuration changed to fit HAProxy", "note", note)
 		}
 		p.log.Info("reloaded HAProxy", "reason", reason, "generation", w.Generation, "pid", w.Pid, "took", time.Since(s.began))
+		p.certs.have = w.certs.has()
 		p.replay(ctx, s, w)
 	}
 	p.schedule()
@@ -297,6 +308,8 @@ func drains(b *Backend) bool {
 func (p *Proxy) know(s *snapshot, w *loadedWorker) {
 	p.known, p.ourFile, p.proven, p.provenText = true, true, s.renderer, s.template
 	clear(p.dirty)
+	p.certs.missing = w.missing
+	p.sawCerts(w.certs)
 	if p.renderer != s.renderer && p.template != s.template {
 		p.mark(part{partTemplate, ""}, ReasonTemplate)
 	}

@@ -24,6 +24,7 @@ const (
 	partBackend
 	partServers // of a backend: what no runtime command could do
 	partMap
+	partCerts // certificates that no runtime command could bring
 )
 
 // sectionState is a section on its way to the worker.

@@ -8,6 +8,7 @@ import (
 // wire makes the parts that a Proxy works with.
 func (p *Proxy) wire() error {
 	o := &p.opts
+	p.certs.store = newCertStore(o)
 	if err := p.newRenderer(o.Template); err != nil {
 		return err
 	}
@@ -32,6 +33,7 @@ func (p *Proxy) newRenderer(template string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTemplate, err)
 	}
+	r.certs = p.certs.store
 	if p.proven == p.renderer {
 		p.proven = r // the same text for another version
 	}

@@ -153,6 +153,8 @@ func (p *Proxy) install(ctx context.Context, w *worker) {
 	}
 	p.convergeAll(ctx)
 	p.findLeftovers()
+	p.certs.have, p.certs.due = nil, true
+	p.lookAtCerts()
 	waited := p.waiting[LaneFast]
 	p.waiting[LaneFast] = nil
 	p.arrived(LaneFast, waited)
