@@ -36,7 +36,7 @@ type App struct {
 	Checks    []HealthCheck
 	Instances int
 
-	LastScaling      string // versionInfo.lastScalingAt, "" before 0.11
+	LastScaling      string // versionInfo.lastScalingAt, else Version
 	LastConfigChange string // versionInfo.lastConfigChangeAt, else Version
 
 	// RequirePorts: the host port of a task is the port given in the definition.

@@ -250,8 +250,13 @@ func (w *wireApp) definition() (*App, error) {
 	if len(a.Labels) == 0 {
 		a.Labels = nil
 	}
+	// A definition that is announced while it is stored has no versionInfo yet, and before
+	// 0.11 none ever has: its version is when it changed last.
 	if a.LastConfigChange == "" {
 		a.LastConfigChange = a.Version
+	}
+	if a.LastScaling == "" {
+		a.LastScaling = a.Version
 	}
 	var err error
 	if a.Ports, err = w.ports(a.Network); err != nil {

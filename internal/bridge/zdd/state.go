@@ -23,7 +23,7 @@ type app struct {
 	ports     []int // service ports
 	// target and goal are those of its deployment, -1 when the label is missing.
 	target, goal int
-	lastScaling  string // "" before Marathon 0.11; sorts by time
+	lastScaling  string // sorts by time; before Marathon 0.11 that of the last change of any kind
 	deployments  int    // that hold it now
 	tasks        []task // those not known to have ended, by id
 }
@@ -55,6 +55,7 @@ type wireApp struct {
 	Instances    int
 	Labels       map[string]string
 	HealthChecks []json.RawMessage
+	Version      string
 	VersionInfo  struct{ LastScalingAt string }
 	Deployments  []json.RawMessage
 	Tasks        []wireTask
@@ -78,7 +79,7 @@ func readApp(raw json.RawMessage) (*app, error) {
 	}
 	a := &app{
 		id: w.ID, raw: raw, labels: w.Labels, colour: w.Labels[labelColour], instances: w.Instances, checks: len(w.HealthChecks),
-		lastScaling: w.VersionInfo.LastScalingAt, deployments: len(w.Deployments), target: -1, goal: -1,
+		lastScaling: cmp.Or(w.VersionInfo.LastScalingAt, w.Version), deployments: len(w.Deployments), target: -1, goal: -1,
 	}
 	if n, err := strconv.Atoi(w.Labels[labelTarget]); err == nil && n >= 0 {
 		a.target = n
