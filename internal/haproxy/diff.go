@@ -28,6 +28,12 @@ func (p *plan) because(r Reason) {
 // The laws that the tests hold: executing p on have gives want, up to the names in slots
 // and the weights of servers that take no traffic; diffing equal sides adds nothing.
 func (p *plan) diffBackend(name string, have *running, want *Backend, how strategy, caps Capabilities) {
+	grown, shrunk, reasons := len(p.grow), len(p.shrink), len(p.reasons)
+	defer func() {
+		if len(p.reasons) > reasons {
+			p.keepLast(have, grown, shrunk)
+		}
+	}()
 	switch {
 	case want == nil:
 		p.retire(name, have, make([]bool, len(have.servers)))
@@ -41,6 +47,25 @@ func (p *plan) diffBackend(name string, have *running, want *Backend, how strate
 	default:
 		p.diffNamed(name, have, want, how, caps)
 	}
+}
+
+// keepLast leaves out the drains of a backend whose next servers wait for a reload, when
+// nothing else would take its traffic: what drains still answers. grown and shrunk are where
+// the backend's commands begin.
+func (p *plan) keepLast(have *running, grown, shrunk int) {
+	for _, c := range p.grow[grown:] {
+		if c.Verb == SetState && c.State == Ready || c.Verb == SetWeight && c.Weight > 0 {
+			return
+		}
+	}
+	for i := range have.servers {
+		s := &have.servers[i]
+		if s.State == Ready && s.Weight > 0 && !slices.ContainsFunc(p.shrink[shrunk:], func(c Command) bool { return c.Server == s.Name }) {
+			return
+		}
+	}
+	kept := slices.DeleteFunc(p.shrink[shrunk:], func(c Command) bool { return c.Verb == SetState && c.State == Drain })
+	p.shrink = p.shrink[:shrunk+len(kept)]
 }
 
 // slottedNow reports whether the worker loaded slots for this backend.

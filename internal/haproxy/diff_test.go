@@ -281,3 +281,31 @@ func TestDiffMap(t *testing.T) {
 		t.Errorf("commands (-want +got):\n%s", d)
 	}
 }
+
+// The last servers of a backend do not drain while those that follow wait for a reload.
+func TestLastServersWaitForTheReload(t *testing.T) {
+	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) }
+	have := &running{servers: []runningServer{{Name: "a", Addr: at(1), Weight: 1, known: true}, {Name: "b", Addr: at(2), Weight: 1, known: true}}}
+	want := func(a, b State, more ...Server) *Backend {
+		return &Backend{Section: Section{Name: "web"}, Balance: "static-rr", Servers: append([]Server{
+			{Name: "a", Addr: at(1), Weight: -1, State: a}, {Name: "b", Addr: at(2), Weight: -1, State: b}}, more...)}
+	}
+	next := Server{Name: "c", Addr: at(3), Weight: -1}
+	for name, test := range map[string]struct {
+		want     *Backend
+		commands int
+	}{
+		"another-is-left":      {want(Drain, Ready, next), 1},
+		"none-is-left":         {want(Drain, Drain, next), 0},
+		"nobody-follows":       {want(Drain, Drain), 2},
+		"what-is-gone-is-gone": {want(Drain, Maint, next), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p plan
+			p.diffBackend("web", have, test.want, dynamic, CapabilitiesOf(Version{Major: 3, Minor: 0}))
+			if len(p.shrink) != test.commands || len(p.grow) != 0 {
+				t.Errorf("commands %v and %v, want %d", p.grow, p.shrink, test.commands)
+			}
+		})
+	}
+}
