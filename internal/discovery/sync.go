@@ -118,8 +118,11 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 	}
 	if t == nil {
 		since := int64(longAgo)
-		if in.first != nil || in.killAt != 0 {
+		if in.first != nil || in.killAt != 0 || in.verdictAt != 0 {
 			since = max(since, d.started) // what was said of the instance may be about an earlier task
+			if d.phase == phaseStaging {
+				since = 0 // until it runs
+			}
 		}
 		t = s.add(in, d.id, a.id)
 		t.since = since
@@ -134,6 +137,9 @@ func (s *state) mergeTask(r *answer, a *app, d *taskData, now time.Time) {
 		if d.phase == phaseRunning && in.offAt != 0 {
 			changed = changed || t.at <= in.offAt
 			in.offAt = 0
+		}
+		if t.since == 0 && d.phase == phaseRunning {
+			t.since = max(longAgo, d.started)
 		}
 		t.phase, t.host = d.phase, s.agent(d.host.Value())
 		if len(d.ports) > 0 || d.phase != phaseRunning {
