@@ -42,13 +42,15 @@ func (g *mergedUnit) merge(cur *member) *mergedUnit {
 	}
 	target := 1
 	if fresh.owner.dep.hasNewInstances {
-		// An operator who scaled the old app last is going back: the roles swap.
-		if old.app().LastScaling > fresh.app().LastScaling {
-			old, fresh = fresh, old
-		}
+		// The target is that of this deployment, whichever way it goes: the older app's label
+		// is about the deployment that brought it.
 		target = old.app().Instances
 		if fresh.owner.dep.hasTarget {
 			target = fresh.owner.dep.target
+		}
+		// An operator who scaled the old app last is going back: the roles swap.
+		if old.app().LastScaling > fresh.app().LastScaling {
+			old, fresh = fresh, old
 		}
 	}
 	out := &mergedUnit{owner: old.owner, parts: slices.Concat(old.parts, fresh.parts), draining: make(map[string]bool)}
