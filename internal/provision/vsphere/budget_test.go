@@ -13,9 +13,7 @@ import (
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		// The simulator starts one to watch idle sessions and never ends it.
-		goleak.IgnoreAnyFunction("github.com/vmware/govmomi/simulator.SessionIdleWatch.func1"),
-		// An upload that is cancelled does not close the channel this one reads.
-		goleak.IgnoreAnyFunction("github.com/vmware/govmomi/vim25/progress.bpsLoop"))
+		goleak.IgnoreAnyFunction("github.com/vmware/govmomi/simulator.SessionIdleWatch.func1"))
 }
 
 // calls counts a log's calls: all, and those that only look at what is in progress.

@@ -64,6 +64,9 @@ func TestEveryMethodFails(t *testing.T) {
 	methods := slices.Sorted(maps.Keys(vc.Calls()))
 	t.Logf("methods used: %s", strings.Join(methods, " "))
 	for i, method := range methods {
+		if raceDetector && !sweepAll() && i%3 != 0 {
+			continue
+		}
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
 			fail(t, method, i)

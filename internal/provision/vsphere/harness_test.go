@@ -47,8 +47,15 @@ var manifests = sync.OnceValue(func() *provision.Manifests {
 	return m
 })
 
+// expanded keeps what expand has worked out: a Want is not changed by its use,
+// and the tests ask for the same ones hundreds of times.
+var expanded sync.Map // text → *provision.Want
+
 func expand(tb testing.TB, text string) *provision.Want {
 	tb.Helper()
+	if want, ok := expanded.Load(text); ok {
+		return want.(*provision.Want)
+	}
 	c, problems := provision.Load("test.yaml", []byte(text), manifests())
 	for i := range problems {
 		if strings.HasPrefix(problems[i].Code, "E") {
@@ -59,6 +66,7 @@ func expand(tb testing.TB, text string) *provision.Want {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	expanded.Store(text, want)
 	return want
 }
 

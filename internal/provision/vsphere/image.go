@@ -165,7 +165,7 @@ func (a *applying) importOVA(ctx context.Context, where, digest, name string, ma
 	updater := lease.StartUpdater(ctx, info)
 	defer updater.Done()
 	for _, item := range info.Items {
-		if err := upload(ctx, lease, file, item); err != nil {
+		if err := a.p.upload(ctx, file, item); err != nil {
 			return ref{}, errors.Join(fmt.Errorf("upload %s: %w", item.Path, err), lease.Abort(ctx, nil))
 		}
 	}
@@ -175,13 +175,19 @@ func (a *applying) importOVA(ctx context.Context, where, digest, name string, ma
 	return info.Entity, nil
 }
 
-func upload(ctx context.Context, lease *nfc.Lease, ova string, item nfc.FileItem) error {
+// upload sends one file of an OVA. It is what nfc.Lease.Upload does, but for
+// that one's reports of progress, whose goroutines outlive a cancelled upload.
+func (p *Provider) upload(ctx context.Context, ova string, item nfc.FileItem) error {
 	f, size, err := openEntry(ova, func(name string) bool { return name == item.Path })
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return lease.Upload(ctx, item, f, soap.Upload{ContentLength: size})
+	param := soap.Upload{ContentLength: size, Method: http.MethodPost, Type: "application/x-vnd.vmware-streamVmdk"}
+	if item.Create { // not a disk
+		param.Method, param.Type, param.Headers = http.MethodPut, "", map[string]string{"Overwrite": "t"}
+	}
+	return p.client.Upload(ctx, f, item.URL, &param)
 }
 
 // maxDescriptor is far above what a descriptor of one machine takes.
