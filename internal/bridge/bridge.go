@@ -65,9 +65,10 @@ type Bridge struct {
 	started  time.Time
 	asks     chan func()
 	files    *fileWatcher
-	again    level   // the configuration is to be read again
-	audit    level   // HAProxy is to be read back
-	current  current // metrics of the source
+	certs    *fileWatcher // of certificates: they need no reload of the configuration
+	again    level        // the configuration is to be read again
+	audit    level        // HAProxy is to be read back
+	current  current      // metrics of the source
 	listener net.Listener
 	second   net.Listener // of metrics_listen, or nil
 
@@ -82,7 +83,8 @@ type Bridge struct {
 	exporter   bool   // HAProxy is built with its Prometheus exporter
 	synced     bool   // the first full picture was applied
 	wasReady   bool
-	notReady   string // what was last logged
+	notReady   string   // what was last logged
+	certFiles  []string // that certs watches
 }
 
 // New checks what can be checked without touching HAProxy: it opens the listeners and
@@ -107,7 +109,7 @@ func New(opts Options) (*Bridge, error) {
 		config:  opts.Config,
 		loaded:  time.Now(),
 	}
-	b.files = newFileWatcher(b.log)
+	b.files, b.certs = newFileWatcher(b.log), newFileWatcher(b.log)
 	cfg := opts.Config
 
 	options, err := cfg.DiscoveryOptions()
@@ -158,6 +160,8 @@ func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error
 		SaveDelay:         h.SaveDelay,
 		Drain:             cfg.Drain,
 		Slots:             h.Slots,
+		CertDir:           cfg.TLS.Dir,
+		SelfSigned:        cfg.TLS.SelfSigned,
 		Stderr:            opts.HAProxyOutput,
 		Logger:            opts.Logger,
 		Registerer:        opts.Registry,
@@ -265,6 +269,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		serve(b.second, h.public())
 	}
 	g.Go(func() error { return b.files.Run(ctx) })
+	g.Go(func() error { return b.certs.Run(ctx) })
 	g.Go(func() error { return b.loop(ctx) })
 	return g.Wait()
 }
@@ -316,6 +321,9 @@ func (b *Bridge) loop(ctx context.Context) error {
 		// Background work on HAProxy's side ended: a reload, a save, a reconnect.
 		case job := <-b.proxy.Done():
 			b.proxy.Finish(ctx, job)
+		// Certificates changed.
+		case <-b.certs.Changed():
+			b.proxy.Certificates(ctx)
 		// A file of the operator changed, or they ask to look.
 		case <-b.files.Changed():
 			b.reload(ctx, "file changed")
@@ -328,6 +336,7 @@ func (b *Bridge) loop(ctx context.Context) error {
 			f()
 		case <-beat.C:
 			b.beat()
+			b.watchCertificates(ctx)
 		case <-b.audit:
 			b.readBack(ctx)
 		case <-audit.C:

@@ -32,6 +32,7 @@ type Config struct {
 	HAProxy   HAProxyConfig
 	// MarathonLB counts in dialect marathon-lb alone.
 	MarathonLB MarathonLBConfig
+	TLS        TLSConfig
 
 	Dialect             Dialect
 	Groups              []string
@@ -84,6 +85,12 @@ type MarathonConfig struct {
 		Insecure bool
 	}
 	Resync time.Duration
+}
+
+// TLSConfig is the section tls.
+type TLSConfig struct {
+	Dir        string // of certificates
+	SelfSigned bool
 }
 
 // HAProxyConfig is the section haproxy.
@@ -255,6 +262,7 @@ func (c *Config) validate(offline bool) []error {
 	v.httpBinds()
 	v.marathonLB()
 	v.absolute("cert_dir", c.CertDir)
+	v.tlsDir()
 	if c.SocketDir != "" {
 		v.absolute("socket_dir", c.SocketDir)
 	}

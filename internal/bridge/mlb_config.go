@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -151,7 +152,11 @@ func marathonLBOptions(o TranslateOptions, cfg *Config) TranslateOptions {
 	if m.StatsBind != noneWord {
 		o.MarathonLB.StatsBind = bind(m.StatsBind)
 	}
-	o = MarathonLBDefaults(o, m.SSLCerts)
+	certs := m.SSLCerts
+	if len(certs) == 0 && cfg.TLS.Dir != "" {
+		certs = []string{cfg.TLS.Dir}
+	}
+	o = MarathonLBDefaults(o, certs)
 	// The defaults fill in what is zero; what the operator switched off is zero too.
 	if m.AppIDBind == noneWord {
 		o.MarathonLB.AppIDBind = haproxy.Bind{}
@@ -163,4 +168,18 @@ func marathonLBOptions(o TranslateOptions, cfg *Config) TranslateOptions {
 		o.MarathonLB.MinAutoPort, o.MarathonLB.MaxAutoPort = 0, 0
 	}
 	return o
+}
+
+// tlsDir holds tls.dir to what a listener and a command can name.
+func (v *validator) tlsDir() {
+	dir := v.c.TLS.Dir
+	if dir == "" {
+		if v.c.TLS.SelfSigned {
+			v.add("tls.self_signed", "needs tls.dir: certificates take the place of the self-signed one there", nil)
+		}
+		return
+	}
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || !filePattern.MatchString(dir) {
+		v.add("tls.dir", fmt.Sprintf("want an absolute path of letters, digits and ._/-, without a slash at its end, have %q", dir), nil)
+	}
 }

@@ -192,3 +192,14 @@ func digestOf(path string) digest {
 	}
 	return digest(h.Sum(nil))
 }
+
+// watchCertificates follows which certificate files there are to watch: listeners name them.
+func (b *Bridge) watchCertificates(ctx context.Context) {
+	paths := b.proxy.CertificateFiles()
+	if slices.Equal(paths, b.certFiles) {
+		return
+	}
+	b.certFiles = paths
+	b.certs.Watch(paths...)
+	b.proxy.Certificates(ctx) // what changed between the last look and now
+}
