@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +55,8 @@ type Options struct {
 	// outlives us, so it must not be a pipe.
 	HAProxyOutput *os.File
 	Resolver      discovery.Resolver // nil: the system's
+	// Patience is how long a start waits for those of several Marathons that are away; 0: 30s.
+	Patience time.Duration
 }
 
 // Bridge is one Marathon joined to one HAProxy. Its fields below loop belong to the
@@ -82,6 +85,8 @@ type Bridge struct {
 	template   string // the operator's, "" for none
 	exporter   bool   // HAProxy is built with its Prometheus exporter
 	synced     bool   // the first full picture was applied
+	several    several
+	saving     sync.WaitGroup // of pictures
 	wasReady   bool
 	notReady   string   // what was last logged
 	certFiles  []string // that certs watches
@@ -304,6 +309,8 @@ func (b *Bridge) loop(ctx context.Context) error {
 	b.source.start(ctx)
 	b.current.source.Store(b.source.registry)
 	defer func() { b.source.end() }()
+	allRead := b.several.begin(b)
+	defer func() { b.savePictures(time.Now(), true) }()
 	b.watchFiles()
 	defer b.opts.Notify("STOPPING=1")
 	b.opts.Notify("READY=1")
@@ -337,6 +344,10 @@ func (b *Bridge) loop(ctx context.Context) error {
 		case <-beat.C:
 			b.beat()
 			b.watchCertificates(ctx)
+			b.savePictures(time.Now(), false)
+		// Some of several Marathons are away since the start.
+		case <-allRead:
+			b.goWithout(ctx)
 		case <-b.audit:
 			b.readBack(ctx)
 		case <-audit.C:
@@ -369,6 +380,9 @@ func (b *Bridge) apply(ctx context.Context, u *discovery.Update) {
 		if !u.Full {
 			// The first is full by contract; anything else would make HAProxy drop what is
 			// not in it.
+			if b.several.collect(u) {
+				return
+			}
 			b.log.Error("first update is not a full picture, ignored")
 			return
 		}

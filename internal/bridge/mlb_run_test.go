@@ -83,6 +83,11 @@ marathon_lb: {stats_bind: "127.0.0.1:%d", app_id_bind: "127.0.0.1:%d"}
 		}
 		return nil
 	})
+	// The reading back, which usr1 asks for, leaves the way to bridged alone.
+	if n := r.metric("bridged_drift_total", ""); n != 0 {
+		t.Errorf("HAProxy is said to differ in %v places", n)
+	}
+	r.statsShows(stats, "/_haproxy_getpids", worker)
 	// The guard is in HAProxy, where the client is known.
 	text, err := os.ReadFile(r.hap.ConfigFile)
 	if err != nil || !strings.Contains(string(text), "http-request deny if { path_beg /_mlb_signal/ } !{ src 127.0.0.0/8 ::1 }") {

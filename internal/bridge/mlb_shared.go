@@ -86,7 +86,7 @@ func (d *mlbDialect) stats() []sharedSection {
 			signalGuard,
 			"use_backend "+apiBackend+" if { path /_haproxy_getconfig /_haproxy_getvhostmap /_haproxy_getappmap /_haproxy_getpids } || { path_beg /_mlb_signal/ }")
 		out = append(out, sharedSection{backend: &haproxy.Backend{Section: haproxy.Section{Kind: haproxy.KindBackend,
-			Name: apiBackend, Mode: haproxy.HTTP, Order: -4, Lines: []string{"server bridged " + o.API.String()}}}})
+			Name: apiBackend, Mode: haproxy.HTTP, Order: -4}, Named: true, Servers: []haproxy.Server{{Name: "bridged", Addr: o.API, Weight: -1}}}})
 	}
 	return out
 }

@@ -45,8 +45,9 @@ type rig struct {
 	greets   map[int]bool // service ports where tasks say "app task" over TCP
 
 	dir    string
-	config string // path of bridged.yaml
-	delay  string // save_delay
+	config string        // path of bridged.yaml
+	delay  string        // save_delay
+	wait   time.Duration // Options.Patience
 	bridge *running
 }
 
@@ -141,7 +142,7 @@ func (r *rig) start() *running {
 	}
 	run := &running{log: &logBuffer{}, kick: make(chan struct{}, 1)}
 	run.Bridge, err = bridge.New(bridge.Options{
-		Config: cfg, Load: r.load, Kick: run.kick, Version: "test",
+		Config: cfg, Load: r.load, Kick: run.kick, Version: "test", Patience: r.wait,
 		Logger: slog.New(slog.NewTextHandler(run.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

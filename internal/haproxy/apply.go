@@ -131,8 +131,8 @@ func (p *Proxy) plan(backends []string, keys map[string][]string) *plan {
 	var pl plan
 	for _, name := range backends {
 		bs := p.backends[name]
-		if bs == nil || bs.have == nil || bs.want == nil && bs.loaded == nil {
-			continue // the worker does not have it, or it is not ours
+		if bs == nil || bs.have == nil || bs.want == nil && bs.loaded == nil || bs.want.static() {
+			continue // the worker does not have it, or it is not ours, or no command may touch it
 		}
 		pl.reasons = pl.reasons[:0]
 		pl.diffBackend(name, bs.have, bs.want, p.strategy(bs), p.caps)

@@ -71,6 +71,9 @@ func (p *Proxy) audited(ctx context.Context, w *worker, clock uint64) {
 			p.forget(ReasonStructure)
 			continue
 		}
+		if bs.want.static() {
+			continue
+		}
 		if kinds := compareRunning(bs.have, read); len(kinds) > 0 {
 			for kind, n := range kinds {
 				p.drifted(kind, n)

@@ -2,6 +2,8 @@ package haproxy
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -117,6 +119,13 @@ type Backend struct {
 	// Named: server names are part of the contract (dialect marathon-lb), so that no
 	// slots stand in for them on HAProxy below 2.9.
 	Named bool
+}
+
+// static reports whether b's servers stand in its lines, with words that no Server has
+// (an abstract socket): they are structure, and no command may take them for left over.
+func (b *Backend) static() bool {
+	return b != nil && len(b.Servers) == 0 &&
+		slices.ContainsFunc(b.Lines, func(line string) bool { return strings.HasPrefix(line, "server ") })
 }
 
 // Server is one line of a backend. Its name never changes its address.
