@@ -53,7 +53,8 @@ type window struct {
 // failure is a request that went wrong.
 type failure struct {
 	kind, app  string
-	task       string // that had been reached, if any
+	task       string    // that had been reached, if any
+	opened     time.Time // when the connection was, for exchanges on one that is kept; else zero
 	began, end time.Time
 	err        error
 }
@@ -150,6 +151,9 @@ func (l *ledger) excuse(f failure) string {
 		if w.what == haproxyDead && w.overlaps(f.began, f.end) {
 			return haproxyDead
 		}
+	}
+	if d := l.deaths[f.task]; d != nil && d.crashed && !f.opened.IsZero() && f.opened.Before(d.to) {
+		return "a task died without notice" // and its connections with it
 	}
 	for _, t := range l.tasksOf[f.app] {
 		d := l.deaths[t]
@@ -440,7 +444,7 @@ func (ld *load) session(f *failure, port uint16, kind string, long bool) error {
 		if !long || time.Since(opened) > tenancy {
 			return nil
 		}
-		f.began = time.Now() // the exchange that fails is the one to judge
+		f.opened, f.began = opened, time.Now() // the exchange that fails is the one to judge
 		select {
 		case <-tick.C:
 		case <-ld.ctx.Done():

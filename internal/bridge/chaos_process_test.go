@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"testing"
 
 	"bridged/internal/bridge"
 )
@@ -70,18 +69,4 @@ func (p *bridgeProcess) kill() {
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait() // killed
 	}
-}
-
-// rss is how much memory the process holds, in bytes.
-func (p *bridgeProcess) rss(t testing.TB) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var size, resident int
-	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
-		t.Fatal(err)
-	}
-	return resident * os.Getpagesize()
 }
