@@ -38,8 +38,9 @@ func newZDDRig(t *testing.T, bin haproxytest.Binary) *zddRig {
 	t.Helper()
 	var backends marathontest.Backends
 	r := &zddRig{t: t, dir: t.TempDir()}
-	// Without TASK_KILLING nothing warns of a kill but that the task drains.
-	r.marathon = marathontest.New(marathontest.Options{Backend: backends.Serve, NoTaskKilling: true,
+	// This Marathon tells nobody that it kills a task before the task is dead: what was not
+	// drained by then loses requests.
+	r.marathon = marathontest.New(marathontest.Options{Version: "1.4.0", Backend: backends.Serve, NoTaskKilling: true,
 		StartDelay: 20 * time.Millisecond, HealthDelay: 20 * time.Millisecond, KillDelay: 20 * time.Millisecond})
 	t.Cleanup(func() { r.marathon.Close(); backends.Wait() })
 	if err := r.marathon.Start(); err != nil {
@@ -130,10 +131,12 @@ func (r *zddRig) zdd(changes int, args ...string) (events []zdd.Event, code int)
 	return events, code
 }
 
-// answers says which versions of the app answer now, and reports a failed request.
+// ask sends one request and returns the app that answered. The answer takes a moment, so
+// that a task that is killed has requests to lose: a connection that is refused HAProxy
+// would send elsewhere.
 func (r *zddRig) ask() (string, error) {
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", r.port))
+	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/?delay=60ms", r.port))
 	if err != nil {
 		return "", err
 	}
@@ -153,7 +156,7 @@ func (r *zddRig) load() (sent *atomic.Int64, stop func()) {
 	sent = new(atomic.Int64)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	for range 4 {
+	for range 8 {
 		wg.Go(func() {
 			for {
 				select {
