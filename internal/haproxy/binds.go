@@ -79,7 +79,7 @@ func listeners(binds []Bind) int {
 
 // bindsTLS reports whether a listener of cfg speaks TLS.
 func bindsTLS(cfg *Config) bool {
-	tls := func(b Bind) bool { return hasOption(b.Options, "ssl") }
+	tls := func(b Bind) bool { return strings.Contains(b.Options, "ssl") && hasOption(b.Options, "ssl") }
 	for _, f := range cfg.Frontends {
 		if slices.ContainsFunc(f.Binds, tls) {
 			return true

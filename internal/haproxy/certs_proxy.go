@@ -32,6 +32,7 @@ type certState struct {
 	retry   bool     // the timer runs
 	clock   bool
 	said    map[string]string // problems as they were logged
+	failure string            // as it was logged
 	status  []Certificate
 	files   []string
 }
@@ -77,7 +78,7 @@ func (p *Proxy) namedCerts() []string {
 	var sections Config
 	sections.Frontends, sections.Backends = make(map[string]*Section), make(map[string]*Backend)
 	add := func(kind, name string, s *Section) {
-		if s != nil && len(s.Binds) > 0 {
+		if s != nil && namesCert(s) {
 			sections.Frontends[kind+name] = s
 		}
 	}
@@ -211,9 +212,18 @@ func (p *Proxy) looked(_ context.Context, l *certLook) {
 			p.log.Info("a certificate needs a reload", "err", e)
 		}
 	}
+	failure := ""
 	if l.err != nil && !errors.Is(l.err, errWorkerGone) {
-		p.log.Warn("certificates not brought to HAProxy, trying again", "err", l.err)
+		failure = l.err.Error()
 	}
+	switch {
+	case failure == p.certs.failure:
+	case failure != "":
+		p.log.Warn("certificates not brought to HAProxy, trying again", "err", failure)
+	default:
+		p.log.Info("certificates are brought to HAProxy again")
+	}
+	p.certs.failure = failure
 	if l.retry || l.err != nil {
 		p.after(certRetry, &p.certs.retry, p.Certificates)
 	}
@@ -279,13 +289,13 @@ func (s *certStore) fit(cfg *Config, v *certView) (out *Config, rejected []Rejec
 			out = &c
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Frontends)) {
+	for _, name := range naming(cfg.Frontends, func(f *Section) *Section { return f }) {
 		if f := fitted(cfg.Frontends[name]); f != nil {
 			own()
 			out.Frontends[name] = f
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Backends)) {
+	for _, name := range naming(cfg.Backends, func(b *Backend) *Section { return &b.Section }) {
 		if f := fitted(&cfg.Backends[name].Section); f != nil {
 			own()
 			b := *cfg.Backends[name]
@@ -294,6 +304,21 @@ func (s *certStore) fit(cfg *Config, v *certView) (out *Config, rejected []Rejec
 		}
 	}
 	return out, rejected, missing
+}
+
+// naming lists, sorted, the sections that name certificates: few, where there are many.
+func naming[T any](all map[string]T, section func(T) *Section) (names []string) {
+	for name, s := range all {
+		if namesCert(section(s)) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func namesCert(s *Section) bool {
+	return slices.ContainsFunc(s.Binds, func(b Bind) bool { return strings.Contains(b.Options, "crt ") })
 }
 
 // has reports whether v has what `crt source` asks for.
