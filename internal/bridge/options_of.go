@@ -72,6 +72,9 @@ func (b *Bridge) nodeGlobal(cfg *Config) *haproxy.Global {
 		api = b.apiAddr()
 	}
 	g := GlobalOf(cfg, api)
+	for _, left := range ReadHead(cfg.templates["HEAD"]).Warnings {
+		b.log.Warn("line of a template is left out", "reason", left)
+	}
 	if os.Geteuid() != 0 && !cfg.HAProxy.Supervise {
 		g.SocketMode = fmt.Sprintf("mode 660 gid %d", os.Getegid())
 	}
