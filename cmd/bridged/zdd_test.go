@@ -242,3 +242,34 @@ func TestZDDLosesNoRequest(t *testing.T) {
 		}
 	})
 }
+
+// Arguments that make no sense end the run before anything is asked, with zdd.py's codes.
+func TestZDDArguments(t *testing.T) {
+	dir := t.TempDir()
+	good := writeFile(t, dir, "app.json", `{"id":"/a","labels":{"HAPROXY_DEPLOYMENT_GROUP":"a"},"ports":[80]}`)
+	groupless := writeFile(t, dir, "groupless.json", `{"id":"/a","ports":[80]}`)
+	for _, tc := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"", zdd.CodeArguments, "--json FILE: missing"},
+		{"--resume", zdd.CodeArguments, "--json FILE or --deployment-group NAME: missing"},
+		{"-j " + good + " -r -c", zdd.CodeArguments, "exclude each other"},
+		{"-j " + good + " --abort -n 2", zdd.CodeArguments, "--new-instances belongs to the beginning"},
+		{"-j " + good + " -i 0", zdd.CodeArguments, "--initial-instances wants at least 1"},
+		{"-j " + good + " -o yaml", zdd.CodeArguments, "--output: want text or json"},
+		{"-j " + good + " --dcos-auth-credentials {}", zdd.CodeArguments, "--marathon-auth-dcos-file"},
+		{"-j " + dir + "/none -m http://127.0.0.1:1", zdd.CodeArguments, "no such file"},
+		{"-j " + groupless + " -m http://127.0.0.1:1", zdd.CodeMissing, "labels.HAPROXY_DEPLOYMENT_GROUP: missing"},
+		{"-j " + good + " -m http://127.0.0.1:1", zdd.CodeDeclined, "say yes beforehand with --force"},
+		{"-j " + good + " -m http://127.0.0.1:1 -f", zdd.CodeMarathon, "connection refused"},
+		{"-j " + good + " -m http://127.0.0.1:1 -f -l ftp://x", zdd.CodeArguments, "a load balancer: want a URL"},
+		{"--nonsense", zdd.CodeOther, "unknown flag: --nonsense"},
+	} {
+		got := command(t, nil, append([]string{"zdd"}, strings.Fields(tc.args)...)...)
+		if got.code != tc.code || !strings.Contains(got.stderr, tc.says) {
+			t.Errorf("zdd %s: exit code %d, want %d; said: %swant in it: %s", tc.args, got.code, tc.code, got.stderr, tc.says)
+		}
+	}
+}
