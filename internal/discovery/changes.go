@@ -53,9 +53,9 @@ func (c *changes) apply(e *event, s *state) {
 			if s.version.known() {
 				return
 			}
-			s.want(e.app, debounce)
+			s.announce(e.app)
 		case e.def == nil || !s.offer(e.def):
-			s.want(e.app, debounce)
+			s.announce(e.app)
 		}
 		if e.def != nil && e.def.Version != "" {
 			c.at(e.def.Version, e.received).settled = true

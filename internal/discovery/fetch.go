@@ -47,7 +47,9 @@ func (l *loop) collect(received time.Time) {
 			continue // the first reading of everything tells
 		}
 		due := now.Add(w.after)
-		if until := l.absent[w.app]; until.After(due) {
+		if w.announced {
+			delete(l.absent, w.app)
+		} else if until := l.absent[w.app]; until.After(due) && !l.state.defined(w.app) {
 			due = until
 		}
 		l.ask(job{app: w.app, version: w.version, due: due, received: received}, now)

@@ -130,6 +130,10 @@ type want struct {
 	app     string
 	version string // "" for the app itself
 	after   time.Duration
+
+	// announced: the event is about the app's definition, so that it is there, or will
+	// be, whatever an earlier answer said.
+	announced bool
 }
 
 // counts are tasks by state, and services.
@@ -444,6 +448,11 @@ func (s *state) want(id string, after time.Duration) {
 	s.wants = append(s.wants, want{app: id, after: after})
 }
 
+// announce asks for a fetch of an app whose definition was just posted.
+func (s *state) announce(id string) {
+	s.wants = append(s.wants, want{app: id, after: debounce, announced: true})
+}
+
 // touch marks all of a to be published again.
 func (s *state) touch(a *app) {
 	a.rebuild = true
@@ -472,6 +481,12 @@ func (s *state) list(a *app) {
 		a.touched = true
 		s.touched = append(s.touched, a)
 	}
+}
+
+// defined reports whether the definition of an app is known.
+func (s *state) defined(id string) bool {
+	a := s.apps[id]
+	return a != nil && a.def != nil
 }
 
 // app finds or makes an app.
