@@ -71,7 +71,7 @@ func rendersKey(key string) bool {
 		"dialect", "groups", "health", "allow_template_labels", "http.bind":
 		return true
 	}
-	return strings.HasPrefix(key, "marathon.")
+	return strings.HasPrefix(key, "marathon.") && !strings.HasPrefix(key, "marathon.callback.")
 }
 
 // rendering is a bridge.Rendering, after who was rejected stands on stderr.
@@ -91,8 +91,10 @@ func renderFrom(ctx context.Context, cfg *bridge.Config, from string, stdin io.R
 	}
 	defer in.Close()
 	services, problems := discovery.ReadApps(ctx, io.LimitReader(in, maxApps), nil)
-	if len(services) == 0 && len(problems) > 0 {
-		return nil, fmt.Errorf("read apps from %s: %w", sourceName(from), errors.Join(problems...))
+	for _, p := range problems {
+		if _, ok := errors.AsType[*discovery.AppError](p); !ok {
+			return nil, fmt.Errorf("read apps from %s: %w", sourceName(from), p)
+		}
 	}
 	return renderServices(ctx, cfg, services, problems, stderr)
 }

@@ -132,3 +132,27 @@ func TestRenderMistakes(t *testing.T) {
 		}
 	}
 }
+
+// An app that is bad is named, and so is one whose task is on an agent without an address.
+// That no other app is left is no failure of the rendering.
+func TestRenderNamesWhatItLeavesOut(t *testing.T) {
+	bin := haproxytest.Default(t)
+	dir := t.TempDir()
+	config := writeFile(t, dir, "bridged.yaml", "")
+	for name, tc := range map[string]struct{ apps, err string }{
+		"only app is bad": {`{"id":"/bad","ports":[99999]}`, "bridged: left out: app /bad: "},
+		"agent without an address": {`{"id":"/web","instances":1,"ports":[10080],"version":"2024-05-01T09:59:00.000Z",
+			"tasks":[{"id":"web.1","appId":"/web","host":"agent-name.invalid","ports":[31000],"startedAt":"2024-05-01T10:00:00.000Z"}]}`,
+			"bridged: left out: app /web: its tasks on agent agent-name.invalid: no address: "},
+	} {
+		saved := writeFile(t, dir, "apps.json", `{"apps":[`+tc.apps+`]}`)
+		got := command(t, nil, "render", "--config", config, "--haproxy-binary", bin.Path, "--from", saved)
+		if got.code != exitRejected || !strings.HasPrefix(got.stderr, tc.err) || strings.Count(got.stderr, "\n") != 1 {
+			t.Errorf("%s: exit code %d, want %d; stderr %q, want %q", name, got.code, exitRejected, got.stderr, tc.err)
+		}
+		file := writeFile(t, dir, "haproxy.cfg", got.stdout)
+		if out, err := exec.Command(bin.Path, "-c", "-f", file).CombinedOutput(); err != nil {
+			t.Errorf("%s: haproxy -c: %v\n%s", name, err, out)
+		}
+	}
+}

@@ -11,9 +11,22 @@ import (
 	"time"
 )
 
+// AppError is an app of an answer that is left out, or whose tasks on one host are.
+type AppError struct {
+	App string // "" when the id itself cannot be used
+	Err error
+}
+
+func (e *AppError) Error() string {
+	return fmt.Sprintf("app %s: %v", cmp.Or(e.App, "without a usable id"), e.Err)
+}
+
+func (e *AppError) Unwrap() error { return e.Err }
+
 // ReadApps decodes a saved answer of GET /v2/apps?embed=apps.tasks into services,
 // sorted by app and index. Apps that can't be understood and hosts that can't be
-// resolved are left out and named in the errors. A nil Resolver is net.DefaultResolver.
+// resolved are left out and named in the errors, an *AppError for each app concerned; any
+// other error means that there are no services. A nil Resolver is net.DefaultResolver.
 func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, []error) {
 	var errs []error
 	hosts := newAddresses(resolver)
@@ -22,7 +35,7 @@ func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, 
 	now := time.Now()
 	err := decodeApps(r, func(d appData) error {
 		if d.broken != nil {
-			errs = append(errs, fmt.Errorf("app %s: %w", cmp.Or(d.id, "without a usable id"), d.broken))
+			errs = append(errs, &AppError{App: d.id, Err: d.broken})
 		}
 		s.merge(a, &d, now)
 		return nil
@@ -37,11 +50,8 @@ func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, 
 	for hosts.start(ctx, func(f func()) { go f() }); hosts.running > 0; hosts.start(ctx, func(f func()) { go f() }) {
 		select {
 		case r := <-hosts.results:
-			known, _, err := hosts.finish(r, now)
-			if err != nil {
-				errs = append(errs, err)
-			}
-			if known {
+			// One that failed is named below, with the apps that are on it.
+			if known, _, _ := hosts.finish(r, now); known {
 				s.rehost(r.host, false)
 			}
 		case <-ctx.Done():
@@ -49,8 +59,13 @@ func ReadApps(ctx context.Context, r io.Reader, resolver Resolver) ([]*Service, 
 		}
 	}
 	for host, e := range hosts.entries {
-		if e.err != nil && e.failures == 0 {
-			errs = append(errs, fmt.Errorf("resolve %s: %w", clip(host), e.err))
+		if e.err == nil {
+			continue
+		}
+		if h := s.agents[host]; h != nil {
+			for _, id := range h.waiting {
+				errs = append(errs, &AppError{App: id, Err: fmt.Errorf("its tasks on agent %s: no address: %w", clip(host), e.err)})
+			}
 		}
 	}
 	s.take(p)

@@ -307,7 +307,7 @@ func TestReadApps(t *testing.T) {
 	if s := strings.Join(got, "|"); s != want {
 		t.Errorf("have %s\nwant %s", s, want)
 	}
-	if len(errs) != 2 || !strings.Contains(errs[0].Error(), "/a") || !strings.Contains(errs[1].Error(), "unknown") {
+	if len(errs) != 2 || !strings.HasPrefix(errs[0].Error(), "app /a: ") || !strings.HasPrefix(errs[1].Error(), "app /b: its tasks on agent unknown: ") {
 		t.Errorf("errors: %v", errs)
 	}
 	if _, errs := ReadApps(t.Context(), strings.NewReader(`{"apps":[`), nil); len(errs) != 1 {
