@@ -55,6 +55,8 @@ type Options struct {
 	// outlives us, so it must not be a pipe.
 	HAProxyOutput *os.File
 	Resolver      discovery.Resolver // nil: the system's
+	// Interfaces returns the addresses of this node; nil: net.InterfaceAddrs.
+	Interfaces func() ([]net.Addr, error)
 	// Patience is how long a start waits for those of several Marathons that are away; 0: 30s.
 	Patience time.Duration
 }
@@ -88,8 +90,11 @@ type Bridge struct {
 	several    several
 	saving     sync.WaitGroup // of pictures
 	wasReady   bool
-	notReady   string   // what was last logged
-	certFiles  []string // that certs watches
+	notReady   string            // what was last logged
+	certFiles  []string          // that certs watches
+	reported   map[report]string // what the log has as rejected, with its detail
+	addrs      []netip.Addr      // of this node, as the translator has them
+	addrsRead  time.Time
 }
 
 // New checks what can be checked without touching HAProxy: it opens the listeners and
@@ -103,6 +108,9 @@ func New(opts Options) (*Bridge, error) {
 	}
 	if opts.Registry == nil {
 		opts.Registry = prometheus.NewRegistry()
+	}
+	if opts.Interfaces == nil {
+		opts.Interfaces = net.InterfaceAddrs
 	}
 	b := &Bridge{
 		opts:    opts,
@@ -151,26 +159,9 @@ func New(opts Options) (*Bridge, error) {
 
 // newProxy makes the Proxy that cfg describes. Nothing is touched before it adopts.
 func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error) {
-	h := cfg.HAProxy
-	p, err := haproxy.New(haproxy.Options{
-		ConfigFile:        h.Config,
-		Socket:            h.Socket,
-		MasterSocket:      h.MasterSocket,
-		ReloadCommand:     h.ReloadCommand,
-		Supervise:         h.Supervise,
-		Binary:            h.Binary,
-		Template:          template,
-		MinReloadInterval: h.MinReloadInterval,
-		MaxOldWorkers:     h.MaxOldWorkers,
-		SaveDelay:         h.SaveDelay,
-		Drain:             cfg.Drain,
-		Slots:             h.Slots,
-		CertDir:           cfg.TLS.Dir,
-		SelfSigned:        cfg.TLS.SelfSigned,
-		Stderr:            opts.HAProxyOutput,
-		Logger:            opts.Logger,
-		Registerer:        opts.Registry,
-	})
+	o := cfg.haproxyOptions()
+	o.Template, o.Stderr, o.Logger, o.Registerer = template, opts.HAProxyOutput, opts.Logger, opts.Registry
+	p, err := haproxy.New(o)
 	if errors.Is(err, haproxy.ErrTemplate) {
 		return nil, templateProblem(cfg, err)
 	}
@@ -178,6 +169,26 @@ func newProxy(cfg *Config, template string, opts Options) (*haproxy.Proxy, error
 		return nil, fmt.Errorf("set up HAProxy's side: %w", err)
 	}
 	return p, nil
+}
+
+// haproxyOptions says which HAProxy c is about and how it is driven.
+func (c *Config) haproxyOptions() haproxy.Options {
+	h := c.HAProxy
+	return haproxy.Options{
+		ConfigFile:        h.Config,
+		Socket:            h.Socket,
+		MasterSocket:      h.MasterSocket,
+		ReloadCommand:     h.ReloadCommand,
+		Supervise:         h.Supervise,
+		Binary:            h.Binary,
+		MinReloadInterval: h.MinReloadInterval,
+		MaxOldWorkers:     h.MaxOldWorkers,
+		SaveDelay:         h.SaveDelay,
+		Drain:             c.Drain,
+		Slots:             h.Slots,
+		CertDir:           c.TLS.Dir,
+		SelfSigned:        c.TLS.SelfSigned,
+	}
 }
 
 // readTemplate returns the operator's template, "" for none.
@@ -212,7 +223,13 @@ func (b *Bridge) translateOptions(cfg *Config) TranslateOptions {
 			o.MarathonLB.API = b.apiAddr()
 		}
 	}
-	o.LocalAddrs = localAddrs(b.log)
+	if addrs, err := localAddrs(b.opts.Interfaces); err == nil {
+		b.addrs = addrs
+	} else {
+		b.log.Warn("addresses of this node cannot be read, clashes of service ports with local tasks may not be foreseen", "err", err)
+	}
+	b.addrsRead = time.Now()
+	o.LocalAddrs = b.addrs
 	o.Incumbents = incumbents(cfg.HAProxy.Config)
 	o.Reserved = map[uint16]string{}
 	for _, ln := range []net.Listener{b.listener, b.second} {
@@ -223,22 +240,13 @@ func (b *Bridge) translateOptions(cfg *Config) TranslateOptions {
 			o.Reserved[uint16(a.Port)] = "bridged's own listener"
 		}
 	}
-	return o
-}
-
-func localAddrs(log *slog.Logger) []netip.Addr {
-	ifaces, err := net.InterfaceAddrs()
-	if err != nil {
-		log.Warn("addresses of this node are unknown, clashes of service ports with local tasks are not foreseen", "err", err)
-		return nil
-	}
-	var addrs []netip.Addr
-	for _, a := range ifaces {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
-			addrs = append(addrs, p.Addr().Unmap())
+	for _, m := range cfg.sources() {
+		_, text, _ := net.SplitHostPort(m.Callback.Listen)
+		if port, err := parsePort(text); err == nil && port != 0 {
+			o.Reserved[port] = "bridged's own listener"
 		}
 	}
-	return addrs
+	return o
 }
 
 // haproxyTime writes d as HAProxy reads it.
@@ -343,6 +351,7 @@ func (b *Bridge) loop(ctx context.Context) error {
 			f()
 		case <-beat.C:
 			b.beat()
+			b.followAddrs(ctx, time.Now())
 			b.watchCertificates(ctx)
 			b.savePictures(time.Now(), false)
 		// Some of several Marathons are away since the start.
@@ -469,7 +478,9 @@ func (b *Bridge) beat() {
 	if b.opts.Watchdog > 0 {
 		b.opts.Notify("WATCHDOG=1")
 	}
-	reasons := notReady(b.source.statuses(), b.proxy.Status())
+	h := b.proxy.Status()
+	b.reportRejected(b.translator.Rejected(), h.Rejected)
+	reasons := notReady(b.source.statuses(), h)
 	ready := len(reasons) == 0
 	first := ""
 	if !ready {

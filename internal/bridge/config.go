@@ -73,7 +73,13 @@ type MarathonConfig struct {
 	// else was configured.
 	Legacy    bool
 	Transport string
-	Auth      struct {
+	// Callback is where Marathon 0.8 posts its events.
+	Callback struct {
+		Listen string   // host:port; "": no callbacks
+		URL    string   // how Marathon reaches it; "": http:// and Listen
+		From   []string // addresses or networks that may post besides Marathon's own
+	}
+	Auth struct {
 		BasicFile string
 		TokenFile string
 		DCOSFile  string
@@ -236,6 +242,9 @@ func Load(src Sources) (*Config, error) {
 		if c.Dialect == DialectMarathonLB {
 			c.Health = HealthHAProxy
 		}
+	}
+	if c.HAProxy.ReloadCommand != "" && c.origins["haproxy.master_socket"].layer == fromDefault && !c.HAProxy.Supervise {
+		c.HAProxy.MasterSocket = "" // who names a command wants it used
 	}
 	c.templateEnv = templateVariables(src.Environ)
 	if len(problems) == 0 {

@@ -44,6 +44,7 @@ func TestLoadReadsEveryKey(t *testing.T) {
 marathon:
   urls_file: `+list+`
   transport: poll
+  callback: {listen: "10.0.0.7:9379", url: "http://node7:9379", from: [10.0.0.0/24, 10.1.0.1]}
   auth: {basic_file: `+secret+`}
   tls:
     insecure: true
@@ -93,6 +94,8 @@ log: {level: debug, format: json}
 	want := Defaults()
 	want.Marathon.URLsFile = list
 	want.Marathon.Transport = "poll"
+	want.Marathon.Callback.Listen, want.Marathon.Callback.URL = "10.0.0.7:9379", "http://node7:9379"
+	want.Marathon.Callback.From = []string{"10.0.0.0/24", "10.1.0.1"}
 	want.Marathon.Auth.BasicFile = secret
 	want.Marathon.TLS.Insecure = true
 	want.Marathon.Resync = time.Minute
@@ -135,6 +138,46 @@ func TestLoadPrecedence(t *testing.T) {
 	want := []any{"127.0.0.1:3", "error", time.Second, "*", []string{"a", "b"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flag > environment > file > default (-want +got):\n%s", diff)
+	}
+}
+
+// Who names a command for reloads and no master socket gets the command.
+func TestReloadCommandStandsInForTheMasterSocket(t *testing.T) {
+	t.Parallel()
+	const byDefault = "/run/haproxy-master.sock"
+	for _, tc := range []struct {
+		name, text string
+		flags      map[string]string
+		want       string // MasterSocket
+	}{
+		{"neither", "", nil, byDefault},
+		{"command", "haproxy: {reload_command: systemctl reload haproxy}", nil, ""},
+		{"command-by-flag", "", map[string]string{"haproxy.reload_command": "systemctl reload haproxy"}, ""},
+		{"both", "haproxy: {reload_command: systemctl reload haproxy, master_socket: /run/m.sock}", nil, "/run/m.sock"},
+		{"both-with-the-default-written-out", "haproxy: {reload_command: systemctl reload haproxy, master_socket: " + byDefault + "}", nil, byDefault},
+		{"supervised", "haproxy: {reload_command: systemctl reload haproxy, supervise: true}", nil, byDefault},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := loadText(t, "marathon: {urls: [m1:8080]}\n"+tc.text+"\n", nil, tc.flags)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.HAProxy.MasterSocket != tc.want {
+				t.Errorf("master socket %q, want %q", c.HAProxy.MasterSocket, tc.want)
+			}
+		})
+	}
+}
+
+// Zero means zero: no drain, no delay of saves.
+func TestZeroTimesAreKept(t *testing.T) {
+	t.Parallel()
+	c, err := loadText(t, "marathon: {urls: [m1:8080]}\ndrain: 0s\nhaproxy: {save_delay: 0s}\n", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := c.haproxyOptions(); o.Drain != 0 || o.SaveDelay != 0 {
+		t.Errorf("drain %v, save delay %v, want none", o.Drain, o.SaveDelay)
 	}
 }
 
@@ -217,6 +260,16 @@ func TestConfigMistakes(t *testing.T) {
 		{"unreadable-secret", "marathon: {urls: [m1:8080], auth: {token_file: " + dir + "/none}}\n", nil, nil, []string{`FILE:1: marathon.auth.token_file: cannot read ` + dir + `/none: create it or correct the path: no such file or directory`}},
 		{"relative-path", ok + "haproxy: {socket: admin.sock}\n", nil, nil, []string{`FILE:2: haproxy.socket: want an absolute path, have "admin.sock"`}},
 		{"no-way-to-reload", ok + "haproxy: {master_socket: \"\"}\n", nil, nil, []string{`FILE:2: haproxy.master_socket: nothing can reload HAProxy; set it, or haproxy.reload_command`}},
+		{"callback-without-listener", "marathon: {urls: [m1:8080], transport: callback}\n", nil, nil, []string{`FILE: marathon.callback.listen: marathon.transport: callback needs it; set the host:port that Marathon posts its events to, such as 10.0.0.7:9378`}},
+		{"callback-url-alone", "marathon: {urls: [m1:8080], callback: {url: node7:1}}\n", nil, nil, []string{`FILE: marathon.callback.listen: is not set, so that nothing is taken in; set it, or remove what stands below marathon.callback`}},
+		{"callback-on-every-address", "marathon: {urls: [m1:8080], callback: {listen: \":9378\"}}\n", nil, nil, []string{`FILE: marathon.callback.url: is needed where marathon.callback.listen is every address; set how Marathon reaches this node, such as http://node7:9378`}},
+		{"callback-values", "marathon: {urls: [m1:8080], callback: {listen: x, url: \"ftp://n\", from: [ten]}}\n", nil, nil, []string{
+			`FILE:1: marathon.callback.from: want an address or a network such as 10.0.0.0/24, have "ten"`,
+			`FILE:1: marathon.callback.url: want a URL that starts with http:// or https://, have "ftp://n"`,
+			`FILE:1: marathon.callback.listen: want host:port such as 127.0.0.1:9377, have "x"`,
+		}},
+		{"callback-where-bridged-listens", "marathon: {urls: [m1:8080], callback: {listen: \"127.0.0.1:9377\"}}\n", nil, nil, []string{`FILE:1: marathon.callback.listen: 127.0.0.1:9377 is where bridged listens for others already; choose another port`}},
+		{"one-callback-for-two-marathons", "marathons:\n- {name: a, urls: [m1:8080], callback: {listen: \"10.0.0.1:1\"}}\n- {name: b, urls: [m2:8080], callback: {listen: \"10.0.0.1:1\"}}\n", nil, nil, []string{`FILE:3: marathons[1].callback.listen: 10.0.0.1:1 is taken by an earlier entry; give each Marathon its own`}},
 		{"bad-bind", ok + "haproxy: {bind: everywhere}\n", nil, nil, []string{`FILE:2: haproxy.bind: want * or an IP address, have "everywhere"`}},
 		{"bad-listen", ok + "listen: \"9377\"\n", nil, nil, []string{`FILE:2: listen: want host:port such as 127.0.0.1:9377, have "9377"`}},
 		{"all-problems-at-once", ok + "listen: x\nlog: {level: a, format: b}\n", nil, nil, []string{

@@ -191,6 +191,21 @@ func TestRejectedAppIsReported(t *testing.T) {
 	r.must(first.stop())
 	r.start()
 	check("after a restart the port is still the first one's")
+
+	// The log says it once when it starts and once when it ends.
+	logged := func(line string) {
+		t.Helper()
+		haproxytest.Eventually(t, line, func() error {
+			if n := strings.Count(r.bridge.log.String(), line); n != 1 {
+				return fmt.Errorf("stands %d times in the log", n)
+			}
+			return nil
+		})
+	}
+	logged(`msg="app rejected" component=bridge app=/ape index=0 reason=port_clash detail=`)
+	r.must(r.marathon.Delete("/zebra"))
+	logged(`msg="app no longer rejected" component=bridge app=/ape index=0 reason=port_clash`)
+	logged(`msg="app rejected"`)
 }
 
 // A state that a client reads as JSON has the documented members, in camelCase.

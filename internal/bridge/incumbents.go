@@ -9,7 +9,8 @@ import (
 
 // incumbents reads which proxy stands on which port in the haproxy.cfg that an earlier
 // bridge has written, so that of two apps that want one port the one that has it keeps
-// it over a restart. A file of somebody else's, or none, has none.
+// it over a restart. The file is the running state as far as that can be had: HAProxy does
+// not tell the addresses of its listeners. A file of somebody else's, or none, has none.
 func incumbents(path string) map[uint16]string {
 	f, err := os.Open(path)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -335,17 +336,23 @@ func TestRefusedConfigurationKeepsTheOldOne(t *testing.T) {
 	}
 
 	for name, bad := range map[string]struct{ text, says string }{
-		"unknown-key":      {string(good) + "listne: x\n", "listne: unknown key; did you mean listen?"},
-		"not-yaml":         {"{", "not valid YAML"},
-		"needs-a-restart":  {strings.Replace(string(good), "listen: 127.0.0.1:0", "listen: 127.0.0.1:1", 1), "listen: cannot change while bridged runs; restart bridged"},
-		"bad-template":     {strings.Replace(string(good), "haproxy:\n", "haproxy:\n  template: "+r.write("bad.tmpl", "{{.Nonsense")+"\n", 1), "haproxy.template: cannot be used"},
+		"unknown-key":     {string(good) + "listne: x\n", "listne: unknown key; did you mean listen?"},
+		"not-yaml":        {"{", "not valid YAML"},
+		"needs-a-restart": {strings.Replace(string(good), "listen: 127.0.0.1:0", "listen: 127.0.0.1:1", 1), "listen: cannot change while bridged runs; restart bridged"},
+		"bad-template":    {strings.Replace(string(good), "haproxy:\n", "haproxy:\n  template: "+r.write("bad.tmpl", "{{.Nonsense")+"\n", 1), "haproxy.template: cannot be used"},
+		"bad-template-and-other-members": {strings.NewReplacer("haproxy:\n", "haproxy:\n  template: "+r.write("bad.tmpl", "{{.Nonsense")+"\n",
+			"urls_file: "+filepath.Join(r.dir, "marathons"), "urls: [127.0.0.1:1]").Replace(string(good)), "haproxy.template: cannot be used"},
 		"absent-marathons": {strings.Replace(string(good), "/marathons", "/nowhere", 1), "cannot read the list of Marathons"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.write("bridged.yaml", bad.text)
 			await(0)
-			if got := r.state().Config.LastError; !strings.Contains(got, bad.says) {
-				t.Errorf("error %q, want %q in it", got, bad.says)
+			c := r.state().Config
+			if !strings.Contains(c.LastError, bad.says) {
+				t.Errorf("error %q, want %q in it", c.LastError, bad.says)
+			}
+			if diff := cmp.Diff(r.marathon.URLs(), c.Marathons); diff != "" {
+				t.Errorf("Marathons that are followed (-want +got):\n%s", diff)
 			}
 			r.must(r.marathon.Scale("/web", 3))
 			r.converged("the old configuration works")

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -104,12 +105,16 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 		if source, err = b.newSource(next, options); err != nil {
 			return nil, err
 		}
-	} else if err := b.source.setMembers(options); err != nil {
-		return nil, next.Problem("marathon.urls", "cannot be followed", err)
 	}
 	if template != b.template {
 		if err := b.proxy.SetTemplate(ctx, template); err != nil {
 			return nil, templateProblem(next, err)
+		}
+	}
+	if source == nil {
+		if err := b.source.setMembers(options); err != nil {
+			// The template that ran until now is one that can be used.
+			return nil, errors.Join(next.Problem("marathon.urls", "cannot be followed", err), b.proxy.SetTemplate(ctx, b.template))
 		}
 	}
 
@@ -118,16 +123,21 @@ func (b *Bridge) swap(ctx context.Context) ([]string, error) {
 		b.follow(ctx, source)
 	}
 	if effects[newServices] {
-		change := b.translator.Reconfigure(b.translateOptions(next), time.Now())
-		if b.synced {
-			change.Global = b.nodeGlobal(next)
-			b.push(ctx, change, len(change.Backends))
-		}
+		b.retranslate(ctx, next)
 	}
 	if b.opts.LogLevel != nil {
 		b.opts.LogLevel.Set(next.Level())
 	}
 	return changed, nil
+}
+
+// retranslate has all services translated again, for cfg and for what this node is now.
+func (b *Bridge) retranslate(ctx context.Context, cfg *Config) {
+	change := b.translator.Reconfigure(b.translateOptions(cfg), time.Now())
+	if b.synced {
+		change.Global = b.nodeGlobal(cfg)
+		b.push(ctx, change, len(change.Backends))
+	}
 }
 
 // templatesKey stands for the operator's templates among changed keys.

@@ -49,6 +49,8 @@ type rig struct {
 	delay  string        // save_delay
 	wait   time.Duration // Options.Patience
 	bridge *running
+
+	marathonKeys string // further keys of the section marathon, for configure
 }
 
 // running is one bridge from its start to its end.
@@ -101,7 +103,11 @@ func (r *rig) configure(keys string) {
 		list += strings.Join(r.marathon.URLs(), "\n") + "\n"
 	}
 	marathons := r.write("marathons", list)
-	r.config = r.write("bridged.yaml", fmt.Sprintf(`marathon: {urls_file: %s}
+	more := ""
+	if r.marathonKeys != "" {
+		more = ", " + r.marathonKeys
+	}
+	r.config = r.write("bridged.yaml", fmt.Sprintf(`marathon: {urls_file: %s%s}
 haproxy:
   config: %s
   socket: %s
@@ -113,7 +119,7 @@ state_dir: %s
 listen: 127.0.0.1:0
 log: {level: debug}
 %s
-`, marathons, r.hap.ConfigFile, r.hap.DirectSocket, r.hap.MasterSocket, r.hap.Path, r.delay, filepath.Join(r.dir, "state"), keys))
+`, marathons, more, r.hap.ConfigFile, r.hap.DirectSocket, r.hap.MasterSocket, r.hap.Path, r.delay, filepath.Join(r.dir, "state"), keys))
 }
 
 // write replaces a file of the rig's directory as an editor does: by rename.

@@ -33,10 +33,15 @@ func (c *Config) DiscoveryOptions() ([]discovery.Options, error) {
 		if err != nil {
 			return nil, err
 		}
+		callback, err := m.callback()
+		if err != nil {
+			return nil, c.Problem("marathon.callback", err.Error(), nil)
+		}
 		all = append(all, discovery.Options{
 			URLs:      urls,
 			Source:    m.Name,
 			Transport: discovery.Transport(m.Transport),
+			Callback:  callback,
 			Auth:      discovery.AuthOptions{BasicFile: m.Auth.BasicFile, TokenFile: m.Auth.TokenFile, DCOSFile: m.Auth.DCOSFile},
 			TLS:       discovery.TLSOptions{CAFile: m.TLS.CAFile, CertFile: m.TLS.CertFile, KeyFile: m.TLS.KeyFile, Insecure: m.TLS.Insecure},
 			Resync:    m.Resync,

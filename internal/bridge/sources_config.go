@@ -79,7 +79,7 @@ func (v *validator) marathons(offline bool) {
 			v.add(s.Key, "marathons is set too; move it to the entries there, or remove one of them", nil)
 		}
 	}
-	names := map[string]bool{}
+	names, listens := map[string]bool{}, map[string]bool{}
 	for i := range v.c.Marathons {
 		m := &v.c.Marathons[i]
 		at := fmt.Sprintf("%s[%d]", marathonsKey, i)
@@ -90,6 +90,12 @@ func (v *validator) marathons(offline bool) {
 			v.add(at, fmt.Sprintf("name: %q is taken by an earlier entry; give each its own", m.Name), nil)
 		}
 		names[m.Name] = true
+		if l := m.Callback.Listen; l != "" {
+			if listens[l] {
+				v.add(at+".callback.listen", l+" is taken by an earlier entry; give each Marathon its own", nil)
+			}
+			listens[l] = true
+		}
 		v.marathon(at, m, offline)
 	}
 }
@@ -113,6 +119,7 @@ func (v *validator) marathon(at string, m *MarathonConfig, offline bool) {
 		}
 	}
 	v.oneOf(at+".transport", m.Transport, "auto", "sse", "callback", "poll")
+	v.callback(at, m)
 	v.readable(at+".auth.basic_file", m.Auth.BasicFile)
 	v.readable(at+".auth.token_file", m.Auth.TokenFile)
 	v.readable(at+".auth.dcos_file", m.Auth.DCOSFile)
