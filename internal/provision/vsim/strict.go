@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vmware/govmomi/object"
@@ -351,12 +352,30 @@ func (v *virtualMachine) DestroyTask(ctx *simulator.Context, req *types.Destroy_
 			if v.broken != nil {
 				return nil, v.broken
 			}
-			result, fault := v.server.inner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.DestroyTask(bg, req) })
-			if fault == nil {
-				v.server.alone(func() { v.server.forget(bg, v.Self) })
-			}
+			var result types.AnyType
+			var fault types.BaseMethodFault
+			v.server.alone(func() {
+				result, fault = runInner(bg, v.VirtualMachine, func() soap.HasFault { return v.VirtualMachine.DestroyTask(bg, req) })
+				waitForFiles(bg)
+				if fault == nil {
+					v.server.forget(bg, v.Self)
+				}
+			})
 			return result, fault
 		})}}
+}
+
+// waitForFiles waits, under the race detector, until the simulator has deleted the files
+// of a destroyed VM: it does so in a task that nobody waits for, without a lock.
+func waitForFiles(bg *simulator.Context) {
+	if !raceDetector {
+		return
+	}
+	for _, e := range bg.Map.AllReference("Task") {
+		if task, ok := e.(*simulator.Task); ok && strings.Contains(strings.ToLower(task.Info.Name), "deletedatastorefile") {
+			task.Wait()
+		}
+	}
 }
 
 // forget takes a destroyed VM out of the rules and groups of its cluster.
