@@ -34,7 +34,7 @@ type Options struct {
 	ConfigFile    string // path of haproxy.cfg; required
 	Socket        string // stats socket, level admin; required
 	MasterSocket  string // master CLI socket; "": ReloadCommand is used
-	ReloadCommand string // words, run without a shell when there is no MasterSocket
+	ReloadCommand string // run by /bin/sh -c when there is no MasterSocket
 	Supervise     bool   // start haproxy -W ourselves when none runs
 	Binary        string // "haproxy"
 	Template      string // text of haproxy.cfg's template; "": the embedded one
