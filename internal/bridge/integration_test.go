@@ -246,9 +246,9 @@ func TestRestartedBridgeAdoptsWithoutReload(t *testing.T) {
 
 // Whoever reads haproxy.cfg at any moment reads a whole one.
 func TestReaderOfTheFileNeverSeesLessThanAWholeOne(t *testing.T) {
-	saves, reloads := 100, 10
-	if os.Getenv("CHAOS") != "" { // a minute, while the reader takes a core for itself
-		saves, reloads = 1000, 20
+	saves, reloads := 1000, 20
+	if testing.Short() { // the reader takes a core for itself
+		saves, reloads = 100, 10
 	}
 	r := newRig(t, rigOptions{saveDelay: "1ms"})
 	ports := haproxytest.FreePorts(t, 2)
