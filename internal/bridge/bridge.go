@@ -468,7 +468,7 @@ func (b *Bridge) health() State {
 		Refused:   h.Rejected,
 	}
 	b.metrics.setReady(s.Ready)
-	b.metrics.setRejected(s.Rejected, len(s.Refused))
+	b.metrics.setRejected(s.Rejected, s.Refused)
 	return s
 }
 

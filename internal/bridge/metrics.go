@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"bridged/internal/haproxy"
 )
 
 // metrics are the bridge's own; discovery and haproxy count what is theirs.
@@ -14,9 +16,6 @@ type metrics struct {
 	reloadTime prometheus.Gauge
 	ready      prometheus.Gauge
 }
-
-// reasonRefused is the reason of apps whose section HAProxy itself refused.
-const reasonRefused = "refused"
 
 func newMetrics(reg prometheus.Registerer, version string) *metrics {
 	m := &metrics{
@@ -43,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.setRejected(nil, 0)
+	m.setRejected(nil, nil)
 	m.configLoaded(time.Now())
 	if reg != nil {
 		reg.MustRegister(m.rejected, m.reloadOK, m.reloadTime, m.ready, info)
@@ -51,9 +50,9 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 	return m
 }
 
-// setRejected counts what the translator rejected and what HAProxy refused. Reasons
+// setRejected counts what the translator rejected and what HAProxy could not take. Reasons
 // without any are at zero, so that a rule can tell "none" from "not measured".
-func (m *metrics) setRejected(list []Rejection, refused int) {
+func (m *metrics) setRejected(list []Rejection, refused []haproxy.Rejected) {
 	count := make(map[Reason]int)
 	for _, r := range list {
 		count[r.Reason]++
@@ -61,7 +60,13 @@ func (m *metrics) setRejected(list []Rejection, refused int) {
 	for _, reason := range Reasons() {
 		m.rejected.WithLabelValues(string(reason)).Set(float64(count[reason]))
 	}
-	m.rejected.WithLabelValues(reasonRefused).Set(float64(refused))
+	byHAProxy := map[haproxy.RejectedReason]int{haproxy.Refused: 0, haproxy.PortBusy: 0}
+	for _, r := range refused {
+		byHAProxy[r.Reason]++
+	}
+	for reason, n := range byHAProxy {
+		m.rejected.WithLabelValues(string(reason)).Set(float64(n))
+	}
 }
 
 func (m *metrics) configLoaded(now time.Time) {

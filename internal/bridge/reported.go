@@ -30,7 +30,7 @@ func (b *Bridge) reportRejected(rejected []Rejection, refused []haproxy.Rejected
 		now[report{app: r.App, index: r.Index, reason: string(r.Reason)}] = r.Detail
 	}
 	for _, r := range refused {
-		now[report{app: r.Owner, reason: reasonRefused, section: r.Section}] = r.Detail
+		now[report{app: r.Owner, reason: string(r.Reason), section: r.Section}] = r.Detail
 	}
 	for _, r := range inOrder(now) {
 		if before, ok := b.reported[r]; !ok || before != now[r] {

@@ -21,6 +21,8 @@ type attempt struct {
 	noBinds  map[string][]Bind   // listeners of the bridge's own sections that cannot be had
 	changed  bool                // cfg is not the requested one any more
 	notes    []string
+
+	unchecked int // servers whose health checks were dropped
 }
 
 func newAttempt(req *ReloadRequest) *attempt {
@@ -43,7 +45,7 @@ func (r *Reloader) render(a *attempt) error {
 		}
 		progress := false
 		for _, e := range renderErrors(err) {
-			progress = e.Owner != "" && a.reject(e.Owner, Rejected{Owner: e.Owner, Section: e.Section, Detail: e.Detail}) || progress
+			progress = e.Owner != "" && a.reject(e.Owner, Rejected{Owner: e.Owner, Section: e.Section, Reason: Refused, Detail: e.Detail}) || progress
 		}
 		if !progress {
 			return err
@@ -94,7 +96,7 @@ func (a *attempt) preflight() (found bool, err error) {
 	see := func(s *Section) {
 		if a.out.foreign.names[s.Name] && s.Kind != KindUserlist {
 			detail := fmt.Sprintf("haproxy.cfg has a section %s of the operator's own", s.Name)
-			if found = true; !a.reject(s.Owner, Rejected{Owner: s.Owner, Section: s.Name, Detail: detail}) {
+			if found = true; !a.reject(s.Owner, Rejected{Owner: s.Owner, Section: s.Name, Reason: Refused, Detail: detail}) {
 				err = errors.Join(err, errors.New(detail))
 			}
 			return
@@ -108,7 +110,7 @@ func (a *attempt) preflight() (found bool, err error) {
 				continue
 			}
 			found = true
-			why := Rejected{Owner: s.Owner, Section: s.Name, Detail: busy.Error()}
+			why := Rejected{Owner: s.Owner, Section: s.Name, Reason: PortBusy, Detail: busy.Error()}
 			if s.Owner == "" {
 				a.noBinds[s.Name] = append(a.noBinds[s.Name], b)
 				a.rejected[s.Name] = why
@@ -156,9 +158,12 @@ func withoutBinds(cfg *Config, noBinds map[string][]Bind) *Config {
 
 // fitFiles makes a's configuration fit into HAProxy's file descriptors.
 func (r *Reloader) fitFiles(a *attempt, have present) error {
-	limit := hardLimit(cmp.Or(have.pid, os.Getpid())) // a HAProxy that we start has our limits
-	if limit == 0 {
-		limit = have.limit
+	// A HAProxy that we start has our limits. Ulimit-n of `show info` does not stand in for an
+	// unreadable one: it is what the last configuration needed, not what the next may have.
+	limit := hardLimit(cmp.Or(have.pid, os.Getpid()))
+	if limit == 0 && !r.saidNoLimit {
+		r.saidNoLimit = true
+		r.log.Warn("HAProxy's limit of open files cannot be read, so that configurations are not fitted to it", "pid", have.pid)
 	}
 	maxConn := cmp.Or(a.cfg.Global.MaxConn, keptMaxConn(a.cfg.Global.KeptGlobal))
 	b := fit(limit, maxConn, listeners(a.out.Binds)+listeners(a.out.foreign.binds), a.out.Checked)
@@ -169,6 +174,7 @@ func (r *Reloader) fitFiles(a *attempt, have present) error {
 		a.notes = append(a.notes, fmt.Sprintf("maxconn lowered from %d to %d: HAProxy may open %d files", maxConn, b.maxConn, limit))
 	}
 	if b.dropChecks {
+		a.unchecked = a.out.Checked
 		a.notes = append(a.notes, fmt.Sprintf("health checks of %d servers switched off: HAProxy may open %d files", a.out.Checked, limit))
 	}
 	a.cfg = withBudget(a.cfg, b)

@@ -275,7 +275,7 @@ func (s *certStore) fit(cfg *Config, v *certView) (out *Config, rejected []Rejec
 		for _, source := range lacks {
 			details = append(details, fmt.Sprintf("certificate %s: %s", source, v.problems[source]))
 		}
-		rejected = append(rejected, Rejected{Owner: section.Owner, Section: section.Name, Detail: strings.Join(details, "; ")})
+		rejected = append(rejected, Rejected{Owner: section.Owner, Section: section.Name, Reason: Refused, Detail: strings.Join(details, "; ")})
 		missing = append(missing, lacks...)
 		next := *section
 		next.Binds = binds

@@ -136,7 +136,7 @@ func newTLSDriver(t testing.TB, bin haproxytest.Binary, names ...string) *tlsDri
 		r.write(name+".pem", text)
 	}
 	r.opts = Options{ConfigFile: hap.ConfigFile, Socket: hap.Socket, MasterSocket: hap.MasterSocket, Binary: bin.Path,
-		SaveDelay: time.Millisecond, Logger: testLog(t), CertDir: r.dir}
+		SaveDelay: time.Millisecond, Drain: 30 * time.Second, Logger: testLog(t), CertDir: r.dir}
 	r.open()
 	return r
 }

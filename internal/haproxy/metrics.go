@@ -21,6 +21,7 @@ type metrics struct {
 	connected      prometheus.Gauge
 	degraded       *prometheus.GaugeVec
 	rejected       prometheus.Gauge
+	unchecked      prometheus.Gauge
 	certExpiry     *prometheus.GaugeVec
 	certUpdates    *prometheus.CounterVec
 	certRejected   prometheus.Gauge
@@ -89,6 +90,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "bridged_rejected_sections", Help: "Sections that HAProxy refused and that run in their last good form or not at all.",
 		}),
 	}
+	m.unchecked = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "bridged_unchecked_servers",
+		Help: "Servers, spare slots included, whose health checks were dropped because HAProxy may not open enough files for them.",
+	})
 	m.certExpiry = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "bridged_certificate_expiry_timestamp_seconds",
 		Help: "When certificates that HAProxy serves expire, in seconds since the epoch, by file. At most 1000 of them are told.",
@@ -137,7 +142,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.eventToLive, m.batch, m.reloads, m.reloadDuration, m.reloadHolds, m.saves, m.drift,
-			m.oldWorkers, m.connected, m.degraded, m.rejected, m.certExpiry, m.certUpdates, m.certRejected, commands, servers)
+			m.oldWorkers, m.connected, m.degraded, m.rejected, m.unchecked, m.certExpiry, m.certUpdates, m.certRejected, commands, servers)
 	}
 	return m
 }

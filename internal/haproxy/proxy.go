@@ -34,15 +34,15 @@ type Options struct {
 	ConfigFile    string // path of haproxy.cfg; required
 	Socket        string // stats socket, level admin; required
 	MasterSocket  string // master CLI socket; "": ReloadCommand is used
-	ReloadCommand string // run by /bin/sh -c when there is no MasterSocket
+	ReloadCommand string // words, run without a shell when there is no MasterSocket
 	Supervise     bool   // start haproxy -W ourselves when none runs
 	Binary        string // "haproxy"
 	Template      string // text of haproxy.cfg's template; "": the embedded one
 
 	MinReloadInterval time.Duration // 0: as the adaptive interval allows
 	MaxOldWorkers     int           // 4
-	SaveDelay         time.Duration // 250ms
-	Drain             time.Duration // 30s: how long leftovers of a removed server may live
+	SaveDelay         time.Duration // from a change at run time to its save; 0: none
+	Drain             time.Duration // how long connections to a removed server may live; 0: not at all
 
 	// Slots says when spare server slots stand in for servers made at run time: "auto" (where
 	// the HAProxy version asks for them), "always" (also for backends whose server names are
@@ -93,6 +93,7 @@ type Status struct {
 	// nothing pending.
 	Matches   bool     `json:"matches"`
 	Pending   []Reason `json:"pending,omitempty"` // of the reload that is due or running
+	Notes     []string `json:"notes,omitempty"`   // what was changed to fit into HAProxy's limits
 	Reloading bool     `json:"reloading"`
 	Reloads   int      `json:"reloads"` // that succeeded since start
 
@@ -107,10 +108,22 @@ type Status struct {
 // Rejected is a part of the configuration that HAProxy refused and that runs in its last
 // good form, or not at all, until it changes.
 type Rejected struct {
-	Owner   string `json:"owner"` // app
-	Section string `json:"section"`
-	Detail  string `json:"detail"` // HAProxy's own words
+	Owner   string         `json:"owner"` // app
+	Section string         `json:"section"`
+	Reason  RejectedReason `json:"reason"`
+	Detail  string         `json:"detail"` // HAProxy's own words, or what is in the way
 }
+
+// RejectedReason says what has to be done about a Rejected. The set is closed: reasons are
+// values of a metric's label.
+type RejectedReason string
+
+const (
+	// Refused: HAProxy does not take it as it stands; it has to be changed.
+	Refused RejectedReason = "refused"
+	// PortBusy: a listener cannot be had at present. It is tried again.
+	PortBusy RejectedReason = "port_busy"
+)
 
 // Job is a completion of background work, to be handed to Finish.
 type Job struct {
@@ -154,7 +167,8 @@ type Proxy struct {
 	known      bool
 	caps       Capabilities
 	binds      []Bind // of the worker; nil: unknown
-	oldPids    []int  // workers that we replaced, as far as they may still live
+	oldPids    []int  // workers that finish their connections, as far as known
+	masterSays bool   // oldPids is what the master said, and not only the workers that we replaced
 
 	epoch   uint64 // counts workers that we talked to
 	clock   uint64 // counts changes of have and of want: see backendState.touched
@@ -175,11 +189,11 @@ type Proxy struct {
 	busy       bool        // saving or reloading
 	reloading  bool
 	pace       pace
-	heldSince  time.Time                              // when a reload was first held because of old workers
-	reloadAt   time.Time                              // when the reload timer fires; zero: none runs
-	timers     struct{ save, reap, probe, hold bool } // those that are running
-	unsaved    bool                                   // HAProxy runs servers that haproxy.cfg does not have
-	badSaves   int                                    // in a row
+	heldSince  time.Time                                     // when a reload was first held because of old workers
+	reloadAt   time.Time                                     // when the reload timer fires; zero: none runs
+	timers     struct{ save, reap, probe, hold, ports bool } // those that are running
+	unsaved    bool                                          // HAProxy runs servers that haproxy.cfg does not have
+	badSaves   int                                           // in a row
 	spare      spares
 
 	leftovers []leftover
@@ -187,7 +201,10 @@ type Proxy struct {
 	certs     certState
 
 	rejected  []Rejected
+	notes     []string
+	portRetry time.Duration // until busy ports are tried again; doubled each time up to lastPortRetry
 	lastError string
+	unreached string // why there was no connection when last one was tried
 	reloads   int
 	totals    [serverStates]int
 }
@@ -208,8 +225,6 @@ func New(o Options) (*Proxy, error) {
 		return nil, fmt.Errorf("haproxy.slots: want auto, always or never, have %q", o.Slots)
 	}
 	o.MaxOldWorkers = cmp.Or(o.MaxOldWorkers, 4)
-	o.SaveDelay = cmp.Or(o.SaveDelay, 250*time.Millisecond)
-	o.Drain = cmp.Or(o.Drain, 30*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -219,7 +234,7 @@ func New(o Options) (*Proxy, error) {
 		userlists: make(map[string]*sectionState), frontends: make(map[string]*sectionState),
 		backends: make(map[string]*backendState), maps: make(map[string]*mapState),
 		dirty: make(map[part]dirt), waiting: make(map[Lane][]time.Time),
-		template: o.Template,
+		template: o.Template, portRetry: firstPortRetry,
 	}
 	p.pace.least = o.MinReloadInterval
 	p.life, p.end = context.WithCancel(context.Background())
@@ -253,11 +268,16 @@ func (p *Proxy) bg(work func(context.Context) func(context.Context)) {
 		if finish == nil {
 			return
 		}
-		select {
-		case p.jobs <- Job{finish}:
-		case <-p.life.Done():
-		}
+		p.tell(finish)
 	})
+}
+
+// tell has finish run on the loop. For background work, which it holds up until then.
+func (p *Proxy) tell(finish func(context.Context)) {
+	select {
+	case p.jobs <- Job{finish}:
+	case <-p.life.Done():
+	}
 }
 
 // after calls then on the loop when d has passed. running is the flag of this timer: while
@@ -287,8 +307,11 @@ func (p *Proxy) Status() Status {
 	st := Status{
 		Connected: p.conn != nil, Version: p.info.Version, Pid: p.info.Pid, Generation: p.info.Description,
 		Degraded: p.caps.Degraded(), Reloading: p.reloading, Reloads: p.reloads, OldWorkers: len(p.oldPids),
-		Rejected: slices.Clone(p.rejected), LastError: p.lastError, Pending: p.reasons(),
+		Rejected: slices.Clone(p.rejected), LastError: p.lastError, Pending: p.reasons(), Notes: p.notes,
 		Servers: make(map[string]int, serverStates), Certificates: p.certs.status,
+	}
+	if p.conn == nil {
+		st.LastError = cmp.Or(p.unreached, p.lastError)
 	}
 	st.Matches = st.Connected && p.synced && p.known && len(p.dirty) == 0
 	for s, n := range p.totals {

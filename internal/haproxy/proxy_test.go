@@ -57,7 +57,7 @@ func newDriver(t testing.TB, bin haproxytest.Binary) *driver {
 	r := &driver{t: t, hap: hap, global: &Global{Socket: hap.DirectSocket, MaxConn: 1000, CheckInterval: "10s", OldWorkers: 4}}
 	r.opts = Options{
 		ConfigFile: hap.ConfigFile, Socket: hap.Socket, MasterSocket: hap.MasterSocket, Binary: bin.Path,
-		SaveDelay: time.Millisecond, Logger: testLog(t),
+		SaveDelay: time.Millisecond, Drain: 30 * time.Second, Logger: testLog(t),
 	}
 	r.open()
 	return r
@@ -258,7 +258,7 @@ func TestProxySupervises(t *testing.T) {
 		_, o := newSupervisor(t, bin)
 		r := &driver{t: t, global: &Global{Socket: o.Socket, MaxConn: 100}}
 		r.opts = Options{ConfigFile: o.Config, Socket: o.Socket, MasterSocket: o.MasterSocket, Binary: bin.Path,
-			Supervise: true, Stderr: o.Stderr, SaveDelay: time.Millisecond, Logger: testLog(t)}
+			Supervise: true, Stderr: o.Stderr, SaveDelay: time.Millisecond, Drain: 30 * time.Second, Logger: testLog(t)}
 		open := func(want error) {
 			t.Helper()
 			p, err := New(r.opts)

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ReloaderOptions says which HAProxy is reloaded and how.
@@ -37,6 +39,8 @@ type Reloader struct {
 	good       *Config              // last loaded: where last good parts are taken from
 	proven     map[fingerprint]bool // hashes of the parts that HAProxy has loaded
 	quarantine map[string]judgement // by app
+
+	saidNoLimit bool
 }
 
 // judgement is why HAProxy does not take an app's part.
@@ -54,12 +58,17 @@ type ReloadRequest struct {
 	Generation string
 
 	// OldBinds are the listeners of the running worker. nil: as the file on disk has them.
+	// Without a worker there are none, whatever stands here.
 	OldBinds []Bind
-	Reasons  []Reason
+	// Running is the short structure of the running worker when nothing but another structure
+	// asks for a reload; "": something else does.
+	Running string
+	Reasons []Reason
 }
 
 // Worker is what runs after a reload.
 type Worker struct {
+	Same       bool // the running one has all that can be loaded: no reload, Pid to MapPaths are not set
 	Pid        int
 	Version    string
 	Generation string // the requested one, or one of Structure when something was left out
@@ -69,6 +78,7 @@ type Worker struct {
 	Rendered   *Rendered         // of Loaded
 	Rejected   []Rejected        // sorted by app
 	Notes      []string          // what was changed to make it fit, for the log and the status page
+	Unchecked  int               // servers without the health check that was asked for, for the same end
 }
 
 // ReloadError is a reload that did not happen. The old worker serves and haproxy.cfg is as
@@ -117,17 +127,27 @@ func (r *Reloader) Reload(ctx context.Context, req ReloadRequest) (Worker, error
 	}
 	a := newAttempt(&req)
 	r.recall(a)
+	l := look{r: r}
+	defer l.end()
 	fail := func(stage string, err error) (Worker, error) {
 		return Worker{}, &ReloadError{Stage: stage, Err: err, Rejected: a.verdicts()}
 	}
-	have, err := r.probe(ctx)
-	if err != nil {
-		return fail("trigger", err)
-	}
-	if stage, err := r.prepare(ctx, a, have); err != nil {
-		return fail(stage, err)
-	}
 	for isolated := false; ; isolated = true {
+		have, err := l.again(ctx)
+		if err != nil {
+			return fail("trigger", err)
+		}
+		if have.gone {
+			req.OldBinds = []Bind{}
+		}
+		if stage, err := r.prepare(ctx, a, have); err != nil {
+			return fail(stage, err)
+		}
+		if have.alive && req.Running != "" && shortStructure(a.out.Structure) == req.Running {
+			r.remember(a)
+			return Worker{Same: true, Structure: a.out.Structure, Loaded: a.cfg, Rendered: a.out,
+				Rejected: a.verdicts(), Notes: a.notes, Unchecked: a.unchecked}, nil
+		}
 		worker, stage, err := r.load(ctx, a, have)
 		if err == nil {
 			r.remember(a)
@@ -144,21 +164,44 @@ func (r *Reloader) Reload(ctx context.Context, req ReloadRequest) (Worker, error
 		if !found {
 			return fail(stage, err)
 		}
-		if have, err = r.probe(ctx); err != nil {
-			return fail("trigger", err)
-		}
-		if stage, err := r.prepare(ctx, a, have); err != nil {
-			return fail(stage, err)
-		}
 	}
 }
 
 // present is what is there before a reload.
 type present struct {
 	alive bool
+	gone  bool  // nobody listens on the stats socket: no listener is ours
 	procs Procs // known where there is a master socket
 	pid   int   // of the master, else of the worker
-	limit int   // of its open files, where it says so
+}
+
+// look probes. When it finds nobody and HAProxy is ours to start, no other start happens until
+// end: one that fails holds ports for a moment, which are to be tested.
+type look struct {
+	r    *Reloader
+	held bool
+}
+
+func (l *look) again(ctx context.Context) (present, error) {
+	have, err := l.r.probe(ctx)
+	if err != nil || have.alive || l.r.opts.Supervisor == nil || l.held {
+		return have, err
+	}
+	l.r.opts.Supervisor.one.Lock()
+	l.held = true
+	return l.r.probe(ctx)
+}
+
+func (l *look) end() {
+	if l.held {
+		l.r.opts.Supervisor.one.Unlock()
+	}
+}
+
+// nobody reports whether err of askInfo means that no process listens on the socket, and
+// not that one is slow.
+func nobody(err error) bool {
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 // probe asks who is there. The master answers when no reload is under way, so that ours
@@ -166,14 +209,14 @@ type present struct {
 func (r *Reloader) probe(ctx context.Context) (present, error) {
 	if r.opts.MasterSocket == "" {
 		info, err := askInfo(ctx, r.opts.Socket)
-		return present{alive: err == nil, pid: info.Pid, limit: info.UlimitN}, nil
+		return present{alive: err == nil, gone: nobody(err), pid: info.Pid}, nil
 	}
 	if r.opts.Supervisor != nil {
 		// Nobody there is a reason to start one, but a master that still parses may be deaf
 		// while its old worker serves.
 		if _, err := askMaster(ctx, r.opts.MasterSocket, "show proc", masterTimeout); err != nil {
 			if _, err := askInfo(ctx, r.opts.Socket); err != nil {
-				return present{}, nil
+				return present{gone: nobody(err)}, nil
 			}
 		}
 	}
@@ -249,7 +292,7 @@ func (r *Reloader) load(ctx context.Context, a *attempt, have present) (w Worker
 			triggered <- r.trigger(ctx)
 			return
 		}
-		_, err := r.opts.Supervisor.Ensure(ctx)
+		_, err := r.opts.Supervisor.ensure(ctx) // the look holds its lock
 		triggered <- err
 	}()
 	defer func() { cancel(); <-done }()
@@ -262,7 +305,7 @@ func (r *Reloader) load(ctx context.Context, a *attempt, have present) (w Worker
 	r.opts.Files.Collect(saved.MapPaths)
 	return Worker{
 		Pid: info.Pid, Version: info.Version, Generation: generation, Structure: a.out.Structure,
-		MapPaths: saved.MapPaths, Loaded: a.cfg, Rendered: a.out, Rejected: a.verdicts(), Notes: a.notes,
+		MapPaths: saved.MapPaths, Loaded: a.cfg, Rendered: a.out, Rejected: a.verdicts(), Notes: a.notes, Unchecked: a.unchecked,
 	}, "", nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"time"
 )
 
@@ -60,6 +62,9 @@ func dial(ctx context.Context, path string) (*conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
+		if there, statErr := os.Stat(path); statErr == nil && there.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("%s: %w: it is no socket", path, ErrNotHAProxy)
+		}
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	c := &conn{nc: nc}
@@ -67,6 +72,10 @@ func dial(ctx context.Context, path string) (*conn, error) {
 	if err != nil {
 		if said := c.in[c.start:]; len(said) > 0 {
 			return nil, fmt.Errorf("%s: %w: it says %q", path, ErrNotHAProxy, shorten(said))
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, fmt.Errorf("%s: %w: it takes connections and answers nothing within %v: either another program's socket, "+
+				"or a HAProxy that hangs or is out of connections; see who has it with `ss -xlp`: %w", path, ErrUnreachable, dialTimeout, err)
 		}
 		return nil, fmt.Errorf("%s: %w: %w", path, ErrUnreachable, err)
 	}

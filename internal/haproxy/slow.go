@@ -11,6 +11,9 @@ import (
 // it goes all the same: an app that never becomes reachable is worse than memory.
 const maxHold = 10 * time.Second
 
+// leastSaveRetry is the least pause after a save that failed, doubled for each in a row.
+const leastSaveRetry = 100 * time.Millisecond
+
 const holdPoll = 250 * time.Millisecond
 
 // schedule starts what is due and sets timers for what will be.
@@ -20,7 +23,11 @@ func (p *Proxy) schedule() {
 		return
 	}
 	if p.unsaved && p.known {
-		p.after(p.opts.SaveDelay<<min(p.badSaves, 8), &p.timers.save, p.save)
+		delay := p.opts.SaveDelay
+		if p.badSaves > 0 {
+			delay = max(delay, leastSaveRetry) << min(p.badSaves, 8)
+		}
+		p.after(delay, &p.timers.save, p.save)
 	}
 	p.scheduleReap()
 	if len(p.dirty) == 0 || p.busy {
@@ -36,8 +43,7 @@ func (p *Proxy) schedule() {
 	}
 	if p.hold() {
 		p.after(holdPoll, &p.timers.hold, func(context.Context) {
-			p.countOldWorkers()
-			p.schedule()
+			p.askOldWorkers(p.schedule)
 		})
 		return
 	}
@@ -173,12 +179,16 @@ func (p *Proxy) load(ctx context.Context, s *snapshot) (*loadedWorker, error) {
 	}
 	w.Worker, err = p.reloader.Reload(ctx, ReloadRequest{
 		Config: config, Renderer: s.renderer, Rendered: rendered,
-		Generation: FormatGeneration(structure, s.seq), OldBinds: s.oldBinds, Reasons: s.reasons,
+		Generation: FormatGeneration(structure, s.seq), OldBinds: s.oldBinds, Running: s.running, Reasons: s.reasons,
 	})
 	if err != nil {
 		return nil, err
 	}
 	w.Rejected = append(w.Rejected, left...)
+	if w.Same {
+		w.same = true
+		return w, nil
+	}
 	w.have = make(map[string]*running, len(w.Loaded.Backends))
 	for name, b := range w.Loaded.Backends {
 		w.have[name] = loadedFrom(b)
@@ -238,9 +248,6 @@ func (p *Proxy) reloaded(ctx context.Context, s *snapshot, w *loadedWorker, err 
 		p.m.reloads.WithLabelValues(string(reason), "ok").Inc()
 		p.m.reloadDuration.Observe(time.Since(s.began).Seconds())
 		p.reloads++
-		for _, note := range w.Notes {
-			p.log.Warn("configuration changed to fit HAProxy", "note", note)
-		}
 		p.log.Info("reloaded HAProxy", "reason", reason, "generation", w.Generation, "pid", w.Pid, "took", time.Since(s.began))
 		p.certs.have = w.certs.has()
 		p.replay(ctx, s, w)
@@ -338,8 +345,16 @@ func (p *Proxy) know(s *snapshot, w *loadedWorker) {
 	}
 	p.rejected = w.Rejected
 	p.m.rejected.Set(float64(len(w.Rejected)))
+	for _, note := range w.Notes {
+		if !slices.Contains(p.notes, note) {
+			p.log.Warn("configuration changed to fit HAProxy", "note", note)
+		}
+	}
+	p.notes = w.Notes
+	p.m.unchecked.Set(float64(w.Unchecked))
 	p.lastError = ""
 	p.judgeAll()
+	p.watchPorts()
 }
 
 // knowSections notes for each section what was asked for and what was loaded.

@@ -74,10 +74,15 @@ func NewSupervisor(o SupervisorOptions) *Supervisor {
 // runs: neither the stats socket nor the master socket is answered. A failed start is a
 // *StartError.
 func (s *Supervisor) Ensure(ctx context.Context) (started bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-	defer cancel()
 	s.one.Lock()
 	defer s.one.Unlock()
+	return s.ensure(ctx)
+}
+
+// ensure is Ensure for who holds s.one.
+func (s *Supervisor) ensure(ctx context.Context) (started bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
 	s.reap()
 	if _, err := askInfo(ctx, s.opts.Socket); err == nil {
 		return false, nil

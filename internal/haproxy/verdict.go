@@ -84,7 +84,7 @@ func (r *Reloader) checkAndIsolate(ctx context.Context, a *attempt) (found bool,
 			if named := details[owner]; named != nil {
 				detail = strings.Join(named, "; ")
 			}
-			a.rejected[owner] = Rejected{Owner: owner, Section: sectionOf(a.cfg, owner), Detail: detail}
+			a.rejected[owner] = Rejected{Owner: owner, Section: sectionOf(a.cfg, owner), Reason: Refused, Detail: detail}
 		}
 		if err := r.render(a); err != nil {
 			return false, err

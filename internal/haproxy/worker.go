@@ -1,12 +1,10 @@
 package haproxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 )
@@ -93,6 +91,7 @@ func (p *Proxy) Adopt(ctx context.Context) error {
 	w, err := meet(ctx, p.opts.Socket)
 	if err != nil {
 		if errors.Is(err, ErrUnreachable) {
+			p.unreached = err.Error()
 			p.mark(part{partAll, ""}, ReasonStart) // the first change starts it, where that is ours to do
 			if p.supervisor != nil {
 				if v, err := BinaryVersion(ctx, p.opts.Binary); err == nil {
@@ -276,6 +275,7 @@ func (p *Proxy) reconnect() {
 			if text := err.Error(); text != said {
 				said = text
 				p.log.Warn("waiting for HAProxy", "socket", p.opts.Socket, "err", err)
+				p.tell(func(context.Context) { p.unreached = text })
 			}
 			if supervisor != nil {
 				started, err := supervisor.Ensure(ctx)
@@ -299,9 +299,10 @@ func (p *Proxy) probe(context.Context) {
 	epoch := p.epoch
 	p.bg(func(ctx context.Context) func(context.Context) {
 		info, err := askInfo(ctx, p.opts.Socket)
+		old, oldErr := p.oldWorkers(ctx)
 		return func(ctx context.Context) {
 			p.after(probeEvery, &p.timers.probe, p.probe)
-			p.countOldWorkers()
+			p.sawOldWorkers(epoch, old, oldErr)
 			switch {
 			case p.connecting || p.reloading || epoch != p.epoch:
 				// Changing right now: the next look tells.
@@ -320,22 +321,4 @@ func (p *Proxy) probe(context.Context) {
 			}
 		}
 	})
-}
-
-// countOldWorkers forgets replaced workers that have ended. Pids are of this machine: of a
-// HAProxy in a pid namespace of its own none is counted.
-func (p *Proxy) countOldWorkers() {
-	p.oldPids = slices.DeleteFunc(p.oldPids, func(pid int) bool {
-		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // the pid may be another's by now
-		return pid == p.info.Pid || err != nil || !bytes.HasPrefix(name, []byte("haproxy"))
-	})
-	p.m.oldWorkers.Set(float64(len(p.oldPids)))
-}
-
-// replaced notes that another worker has taken over from pid.
-func (p *Proxy) replaced(pid int) {
-	if pid != 0 && pid != p.info.Pid && !slices.Contains(p.oldPids, pid) {
-		p.oldPids = append(p.oldPids, pid)
-	}
-	p.countOldWorkers()
 }
