@@ -24,7 +24,7 @@ func TestRejectionsAreLoggedOnce(t *testing.T) {
 	clash := func(detail string) []Rejection {
 		return []Rejection{{App: "/a", Index: 1, Reason: ReasonPortClash, Detail: detail}}
 	}
-	refused := []haproxy.Rejected{{Owner: "/b", Section: "b-80", Detail: "unknown keyword"}}
+	refused := []haproxy.Rejected{{Owner: "/b", Section: "b-80", Reason: haproxy.Refused, Detail: "unknown keyword"}}
 	for _, step := range []struct {
 		name     string
 		rejected []Rejection
