@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/fault"
@@ -308,10 +309,15 @@ func (a *applying) await(ctx context.Context, s *provision.Step, say func(string
 	deadline := time.AfterFunc(boot, func() { cancel(errStalled) })
 	defer deadline.Stop()
 
-	var last provision.Report
-	var result error
-	off := false
+	var (
+		mu     sync.Mutex // guards the rest: a wait may end while the poller looks
+		last   provision.Report
+		result error
+		off    bool
+	)
 	err = a.p.poll.watch(limited, vm, func(o *object) bool {
+		mu.Lock()
+		defer mu.Unlock()
 		off = o.props["runtime.powerState"] == types.VirtualMachinePowerStatePoweredOff
 		r := parseReport(o.extra(provision.StatusKey))
 		if r.Generation != s.Want.Generation || r.Phase == provision.PhaseNone {
@@ -333,6 +339,8 @@ func (a *applying) await(ctx context.Context, s *provision.Step, say func(string
 		}
 		return false
 	})
+	mu.Lock()
+	defer mu.Unlock()
 	switch {
 	case err == nil:
 		return result
