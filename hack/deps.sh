@@ -8,7 +8,7 @@
 # Calls itself as `unpack SUITE MIRROR KEYRING`.
 #
 # DEBIAN_MIRROR   where newer and older Debian suites are; default: the Debian mirror in apt's own
-#                 sources, else http://deb.debian.org/debian
+#                 sources. On Ubuntu, which has none there, it has to be named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -89,10 +89,17 @@ mirror() {
   fi
   # Any component of the main archive will do; security and ports archives have other paths.
   local found
-  found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-    grep -E '/debian/?$' | head -n 1 || true)
-  found=${found%/}
-  printf '%s\n' "${found:-http://deb.debian.org/debian}"
+  found=$(configured_mirror)
+  if [[ -z $found ]]; then # apt names only what it has an index of
+    as_root apt-get update -qq >&2
+    found=$(configured_mirror)
+  fi
+  [[ -n $found ]] || die 'no Debian mirror in the sources of apt: name one, as in DEBIAN_MIRROR=http://HOST/debian make deps'
+  printf '%s\n' "${found%/}"
+}
+
+configured_mirror() {
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -E '/debian/?$' | head -n 1 || true
 }
 
 # unpack SUITE MIRROR KEYRING: HAProxy of a Debian suite with all libraries into .deps/haproxy/<branch>/, through an
